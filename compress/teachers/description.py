@@ -20,7 +20,7 @@ from medfm_compress.runtime.strict_json import convert
 from medfm_compress.runtime.task import TaskKind
 
 TODO = "TODO"
-"""Stands in a description for what a person must fill in; with one left it is refused."""
+"""Stands in a file for what its user must fill in, and is refused there until then: no work left in this code."""
 ASKED = ("height_px", "width_px", "colour", "mean", "std", "resize", "filter")
 """Keys of `ImageSpec` that nothing but a description says of an ONNX file."""
 _ALLOWED = {"colour": get_args(Colour), "resize": get_args(Resize), "filter": get_args(Filter)}

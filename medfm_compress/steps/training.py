@@ -95,11 +95,12 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, 
     )
     if step.columns:
         model = _with_columns(model, step, cases, progress)
+    from_hub = step.model.startswith("hf-hub:")
     if step.training.epochs:
         warn_of_modality(cases, step.training.modality, progress)
-    elif not step.weights and not step.model.startswith("hf-hub:"):
+    elif not step.weights and not from_hub:
         model = _as_drawn(model, step.training.seed, progress)
-    published = Path(step.weights).is_file() or step.model.startswith("hf-hub:")  # a folder is `pretrain`'s
+    published = Path(step.weights).is_file() or from_hub  # a folder is `pretrain`'s
     training = step.training.starting(pretrained=published)
     return train_teacher(cases, model, training, out, progress, balanced=step.balanced, label_loss=step.label_loss)
 

@@ -99,6 +99,7 @@ def layout_of(ds: Dataset, name: str) -> Layout:
     check_extent(layout.rows, layout.columns, name)
     _check_bits(ds, layout, name)
     _check_photometric(layout, name)
+    _check_planar(ds, layout, name)
     # A palette turns one index into three entries of up to 16 bits.
     decoded = 6 if layout.is_palette else layout.samples * -(-layout.bits_allocated // 8)
     check_decoded(layout.rows, layout.columns, decoded, name)
@@ -141,6 +142,19 @@ def _check_photometric(layout: Layout, name: str) -> None:
         raise ImageRefused(f"{name}: a palette has 8 or 16 bits allocated (PS3.3 C.7.6.3.1.2); this has 32")
     if layout.is_signed and not layout.is_grey:
         raise ImageRefused(f"{name}: signed colour pixels; colour is unsigned (PS3.3 C.7.6.3)")
+
+
+def _check_planar(ds: Dataset, layout: Layout, name: str) -> None:
+    """Whether the colours of native pixels lie beside each other (0) or plane by plane (1); PS3.3 C.7.6.3.1.3."""
+    if layout.samples == 1 or ds.file_meta.TransferSyntaxUID.is_encapsulated:
+        return
+    planar = whole_number(ds, "PlanarConfiguration", name)
+    allowed = (0,) if layout.photometric == "YBR_FULL_422" else (0, 1)  # C.7.6.3.1.2
+    if planar not in allowed:
+        raise ImageRefused(
+            f"{name}: Planar Configuration is {planar}; of uncompressed {layout.photometric} it must be "
+            f"{' or '.join(map(str, allowed))}; correct it"
+        )
 
 
 def code(ds: Dataset, keyword: str, name: str) -> str:

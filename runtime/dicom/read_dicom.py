@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.dicom.attributes import read_attributes
-from medfm_compress.runtime.dicom.checks import Layout, check_object, code, layout_of, whole_number
+from medfm_compress.runtime.dicom.checks import Layout, check_object, code, layout_of
 from medfm_compress.runtime.dicom.coded_colour import LABEL_CONTRADICTED
 from medfm_compress.runtime.dicom.codes import codes_of, native_pixels
 from medfm_compress.runtime.dicom.codestream import jpeg_header
@@ -71,8 +71,8 @@ _MAYBE_LOSSY = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
 _RLE = "1.2.840.10008.1.2.5"
 _CODES_WITH_SIZE = "1.2.840.10008.1.2.4."  # JPEG, JPEG-LS, JPEG 2000 and HTJ2K
 _PIXEL_KEYWORDS = (
-    *("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
-)
+    "SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+)  # fmt: skip
 
 
 def read_dicom(
@@ -210,7 +210,6 @@ def _stored(ds: Dataset, layout: Layout, name: str) -> tuple[NDArray[Any], tuple
     flags: tuple[str, ...] = ()
     syntax, plugins = ds.file_meta.TransferSyntaxUID, plugins_for(ds, name)
     if not syntax.is_encapsulated:
-        _check_planar(ds, layout, name)
         _check_length(ds, layout, name)
         if layout.samples == 1 and layout.bits_allocated > 1 and syntax.is_little_endian:
             return native_pixels(ds.PixelData, layout), ()
@@ -233,19 +232,6 @@ def _stored(ds: Dataset, layout: Layout, name: str) -> tuple[NDArray[Any], tuple
         raise ImageRefused(f"{name}: decoded to shape {values.shape} instead of {expected}; export the image again")
     native: NDArray[Any] = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
     return native, flags + remarks
-
-
-def _check_planar(ds: Dataset, layout: Layout, name: str) -> None:
-    """Whether the colours of native pixels lie beside each other (0) or plane by plane (1); PS3.3 C.7.6.3.1.3."""
-    if layout.samples == 1:
-        return
-    planar = whole_number(ds, "PlanarConfiguration", name)
-    allowed = (0,) if layout.photometric == "YBR_FULL_422" else (0, 1)  # C.7.6.3.1.2
-    if planar not in allowed:
-        raise ImageRefused(
-            f"{name}: Planar Configuration is {planar}; of uncompressed {layout.photometric} it must be "
-            f"{' or '.join(map(str, allowed))}; correct it"
-        )
 
 
 def _check_length(ds: Dataset, layout: Layout, name: str) -> None:
