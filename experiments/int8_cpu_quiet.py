@@ -1,23 +1,30 @@
 """How quiet the machine was while something was measured: recorded beside every figure, so that a reader can judge.
 
 Three witnesses: the kernel's counters (time stolen by the hypervisor, time that other processes computed), the load
-average, and a fixed piece of work that is timed before and after.
+average, and a fixed piece of work that is timed before and after. The same work says, before and after every turn,
+whether the machine is at its full speed: a virtual one may be at half of it for seconds or minutes, by no doing of its
+own, and such a turn is put off or repeated. The work is none of what is compared, so that no result chooses its turns.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 
 _SIDE, _TIMES = 512, 30
+_FEW, _TRIES, _PAUSE_S = 5, 4, 0.1
+_SLOWER = 1.25  # times its best, above which the reference says that the machine is not at its full speed
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7  # columns of /proc/stat, see proc(5)
+
+T = TypeVar("T")
 
 
 class Quiet(msgspec.Struct, kw_only=True):
@@ -28,12 +35,51 @@ class Quiet(msgspec.Struct, kw_only=True):
         steal: share of the machine's processor time that the hypervisor kept for itself.
         others: share that processes computed which are neither this one nor its children.
         reference_ms: median of a fixed matrix product on one thread, before and after.
+        waited_s: for the machine's full speed, all turns together.
+        repeated: turns that a slower machine disturbed, and that were taken again.
+        disturbed: turns that were recorded all the same, because it took too long.
     """
 
     load_before: float
     steal: float = 0.0
     others: float = 0.0
     reference_ms: tuple[float, float] = (0.0, 0.0)
+    waited_s: float = 0.0
+    repeated: int = 0
+    disturbed: int = 0
+
+
+class FullSpeed:
+    """Takes turns while the machine is at its full speed, as far as a fixed piece of work can tell."""
+
+    def __init__(self, quiet: Quiet, patience_s: float = 120.0) -> None:
+        """``patience_s`` is what all turns together may wait."""
+        self._quiet, self._patience_s = quiet, patience_s
+        self._best_ms = min(reference_ms(_FEW) for _ in range(_TIMES))
+
+    def turn(self, take: Callable[[], T]) -> T:
+        """What ``take`` gives, at full speed before and after it; of the last try where patience has ended."""
+        for _ in range(_TRIES):
+            self._wait()
+            result = take()
+            if self._is_full():
+                return result
+            self._quiet.repeated += 1
+        self._quiet.repeated -= 1
+        self._quiet.disturbed += 1
+        return result
+
+    def _wait(self) -> None:
+        begun = time.monotonic()
+        while not self._is_full() and self._quiet.waited_s < self._patience_s:
+            time.sleep(_PAUSE_S)
+            self._quiet.waited_s = round(self._quiet.waited_s + time.monotonic() - begun, 3)
+            begun = time.monotonic()
+
+    def _is_full(self) -> bool:
+        now = reference_ms(_FEW)
+        self._best_ms = min(self._best_ms, now)
+        return now <= _SLOWER * self._best_ms
 
 
 @contextmanager
@@ -51,11 +97,11 @@ def watched_machine() -> Iterator[Quiet]:
     quiet.reference_ms = (before, reference_ms())
 
 
-def reference_ms() -> float:
-    """Median of a float32 matrix product, 512 × 512 × 512; `OMP_NUM_THREADS` and its like should say one thread."""
+def reference_ms(times: int = _TIMES) -> float:
+    """Median of ``times`` float32 products of 512 × 512 matrices; `OMP_NUM_THREADS` and its like should be 1."""
     factor = np.random.default_rng(0).standard_normal((_SIDE, _SIDE), dtype=np.float32)
     result, spent = np.empty_like(factor), []
-    for _ in range(_TIMES):
+    for _ in range(times):
         start = time.perf_counter()
         np.matmul(factor, factor, out=result)
         spent.append(1000 * (time.perf_counter() - start))

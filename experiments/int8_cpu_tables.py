@@ -167,17 +167,17 @@ def quietness(records: list[dict[str, Any]]) -> list[str]:
     """What else the machine did while each cell was measured."""
     lines = ["## How quiet the machine was", ""]
     lines += [
-        "| network | cell | load before | stolen | others | reference before, after in ms |",
-        "|---|---|---|---|---|---|",
+        "| network | cell | load before | stolen | others | reference, ms | waited | again, disturbed |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for record in records:
         for cell, timed in record["cells"].items():
             quiet = timed["quiet"]
             before, after = quiet["reference_ms"]
             shares = f"{quiet['steal']:.1%} | {quiet['others']:.1%}"
-            lines.append(
-                f"| {record['model']} | {CELLS[cell]} | {quiet['load_before']} | {shares} | {before}, {after} |"
-            )
+            slower = f"{quiet.get('waited_s', 0):.0f} s | {quiet.get('repeated', 0)}, {quiet.get('disturbed', 0)}"
+            cells = (record["model"], CELLS[cell], quiet["load_before"], shares, f"{before}, {after}", slower)
+            lines.append(f"| {' | '.join(map(str, cells))} |")
     return [*lines, "", "Shares of the processor time of the whole machine; see `int8_cpu_quiet`.", ""]
 
 

@@ -4,20 +4,22 @@ python int8_cpu_timing.py CELL.json OUT.json
 
 After a warm-up, round r asks each model in turn (A B C, A B C, …), so that whatever drifts on the machine meets all
 of them alike; the ratios are taken over rounds (`bench.speedup`). A turn is one call for a slow network and several for
-a fast one, behind one that is not recorded, because the turn before has emptied the caches. Some engines are faster
-in one process than in the next, so all processes are started anew after each share of the rounds.
+a fast one, behind one that is not recorded, because the turn before has emptied the caches. A turn in which the
+machine was not at its full speed is taken again (`FullSpeed`). Some engines are faster in one process than in the next,
+so all processes are started anew after each share of the rounds.
 """
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import msgspec
 
 from int8_cpu_compared import ComparedModel, Worker, opened, pin
-from int8_cpu_quiet import Quiet, watched_machine
+from int8_cpu_quiet import FullSpeed, Quiet, watched_machine
 
 LEAST_ROUNDS = 10
 LEAST_SLOW_ROUNDS = 6
@@ -68,6 +70,7 @@ def time_cell(cell: Cell) -> Timed:
     calls: dict[str, int] = {}
     failed: dict[str, str] = {}
     with watched_machine() as quiet:
+        full_speed = FullSpeed(quiet)
         for _ in range(cell.processes):
             able = [entry for entry in cell.compared if entry.name not in failed]
             with opened(able, cell.threads, Path(cell.image)) as (running, reasons):
@@ -77,7 +80,7 @@ def time_cell(cell: Cell) -> Timed:
                 spent: dict[str, list[float]] = {name: [] for name in running}
                 for _ in range(rounds_of(cell, expected, calls)):
                     for name, entry in running.items():
-                        wall, cpu = take_turn(entry, calls[name])
+                        wall, cpu = full_speed.turn(partial(take_turn, entry, calls[name]))
                         samples.setdefault(name, []).extend(wall)
                         spent[name] += cpu
                 for name, values in spent.items():

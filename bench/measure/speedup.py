@@ -1,11 +1,12 @@
 """How many times faster one measurement is than another, with an interval.
 
-    ratio = median(baseline) / median(candidate)
+    ratio = median over rounds r of  median(baseline in r) / median(candidate in r)
 
-over all samples. The interval is a percentile bootstrap over rounds: a resample draws rounds with replacement, the
-same for both, because what happened in a round (a slower clock, a busy neighbour) happened to both (paired resampling:
-Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 8; ratios of interleaved runs: Kalibera and Jones,
-Rigorous Benchmarking in Reasonable Time, 2013).
+What happens in a round (a slower clock, a busy neighbour) happens to both and cancels out. A ratio of the medians over
+all rounds would not have that: where a machine has two speeds and is at each about half of the time, one median falls
+into the fast half and the other into the slow one (docs/results/measuring.md has what that costs). The interval is a
+percentile bootstrap over rounds, whose pairs stay together (Efron and Tibshirani, An Introduction to the Bootstrap,
+1993, ch. 8; ratios of interleaved runs: Kalibera and Jones, Rigorous Benchmarking in Reasonable Time, 2013).
 """
 
 from __future__ import annotations
@@ -19,13 +20,12 @@ from medfm_compress.runtime.errors import InputError
 
 LEVEL = 0.95
 RESAMPLES = 1000
-_PARTS = 20  # in which they are drawn, so that memory stays small
-METHOD = "ratio of medians, percentile bootstrap over interleaved rounds"
-PROCESSOR_METHOD = "ratio of median processor times, percentile bootstrap over interleaved rounds"
+METHOD = "median ratio of interleaved rounds, percentile bootstrap over them"
+PROCESSOR_METHOD = "median ratio of processor times of interleaved rounds, percentile bootstrap over them"
 
 
 def speedup(baseline: Measurement, candidate: Measurement, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Ratio of the median session latencies, above 1 where ``candidate`` is faster.
+    """Ratio of the session latencies, above 1 where ``candidate`` is faster.
 
     Raises:
         InputError: the two were not measured in the same interleaved rounds.
@@ -35,7 +35,7 @@ def speedup(baseline: Measurement, candidate: Measurement, *, resamples: int = R
         raise InputError(
             f"{baseline.name} has {len(base)} rounds and {candidate.name} {len(other)}; measure them in one run"
         )
-    return ratio_of_medians(base, other, METHOD, resamples=resamples, seed=seed)
+    return paired_ratio(base, other, METHOD, resamples=resamples, seed=seed)
 
 
 def cost_ratio(baseline: Measurement, candidate: Measurement) -> Interval:
@@ -46,10 +46,10 @@ def cost_ratio(baseline: Measurement, candidate: Measurement) -> Interval:
     if not (_is_processor_time(baseline) and _is_processor_time(candidate)):
         return speedup(baseline, candidate)
     base, other = (np.array(m.cpu_ms, dtype=np.float64).reshape(-1, 1) for m in (baseline, candidate))
-    return ratio_of_medians(base, other, PROCESSOR_METHOD)
+    return paired_ratio(base, other, PROCESSOR_METHOD)
 
 
-def ratio_of_medians(
+def paired_ratio(
     base: NDArray[np.float64],
     other: NDArray[np.float64],
     method: str = METHOD,
@@ -57,18 +57,13 @@ def ratio_of_medians(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Median of ``base`` ``[rounds, calls]`` over that of ``other``, of the same rounds, with its interval."""
+    """Median ratio of ``base`` to ``other``, each ``[rounds, calls]`` of the same rounds, with its interval."""
     random = np.random.default_rng(seed)
-    draws = random.integers(0, len(base), size=(resamples, len(base)))
-    ratios = np.concatenate([_medians(base, part) / _medians(other, part) for part in np.array_split(draws, _PARTS)])
-    low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    estimate = float(np.median(base) / np.median(other))
-    return Interval(estimate=estimate, low=float(low), high=float(high), level=LEVEL, method=method)
-
-
-def _medians(samples: NDArray[np.float64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Of each resample of rounds ``[resamples, rounds]``."""
-    return np.asarray(np.median(samples[draws].reshape(len(draws), -1), axis=1))
+    ratios = np.log(np.median(base, axis=1) / np.median(other, axis=1))
+    draws = random.integers(0, len(ratios), size=(resamples, len(ratios)))
+    low, high = np.quantile(np.median(ratios[draws], axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    estimate, low, high = np.exp([np.median(ratios), low, high])
+    return Interval(estimate=float(estimate), low=float(low), high=float(high), level=LEVEL, method=method)
 
 
 def _is_processor_time(measurement: Measurement) -> bool:

@@ -1,9 +1,12 @@
 """The candidate search: try one candidate after another on one target, cheapest first, and keep the finalists open.
 
-Here the stopwatch in this process ranks candidates, each in turns with FP32 of the same backend: by processor time
-where one thread computes, since that does not grow while other programs have the processor. That is good enough to say
-which ones are worth more; which of them ships, if any, is for `final_choice` and its fresh processes. A candidate that
-is far slower than one that may ship could not become a finalist whatever its logits, so they are not asked for.
+Here the stopwatch in this process ranks candidates, each in turns with FP32 of the same backend and with the first
+candidate that ran, the pacemaker: by processor time where one thread computes, since that does not grow while other
+programs have the processor. Candidates are compared through the pacemaker: what slows the machine slows it as it does
+them, and FP32 may be slowed far less (by a fifth, where INT8 takes twice as long: others use the core's matrix unit).
+That is good enough to say which ones are worth more; which of them ships, if any, is for `final_choice` and its fresh
+processes. A candidate that is far slower than one that may ship could not become a finalist whatever its logits, so
+they are not asked for.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 import numpy as np
 
-from medfm_compress.bench.measure.speedup import ratio_of_medians
+from medfm_compress.bench.measure.speedup import paired_ratio
 from medfm_compress.bench.measure.stopwatch import Effort, interleaved_ms
 from medfm_compress.bench.types.quantization_step import FURTHER
 from medfm_compress.compress.quantization.candidate_trial import (
@@ -43,7 +46,7 @@ from medfm_compress.compress.quantization.methods import (
     candidates,
 )
 from medfm_compress.compress.quantization.nncf_settings import NncfSettings
-from medfm_compress.compress.quantization.preference import NEAR, form_of, prefer, slowdown
+from medfm_compress.compress.quantization.preference import NEAR, fastest_of, form_of, prefer, slowdown
 from medfm_compress.export.build import open_export
 from medfm_compress.runtime.bundle.manifest import Backend, Variant
 from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
@@ -157,7 +160,7 @@ def search_candidates(
             progress(f"{backend}: {remark}")
         attempts[:] = _close_losers(attempts, limits)
         release_unused_memory()
-    return tuple(attempts)
+    return tuple(_close_losers(attempts, limits, with_pacemaker=False))
 
 
 def judge_reference(reference: CandidateTrial, validation: ValidationSet, limits: Limits) -> CandidateTrial:
@@ -210,7 +213,7 @@ def _judged(
     validation: ValidationSet,
     limits: Limits,
 ) -> CandidateTrial:
-    timed = time_beside(trial, reference, validation, limits)
+    timed = time_beside(trial, reference, validation, limits, _pacemaker(attempts))
     running = finalists(attempts, limits)
     best = prefer(running).trial if running and not limits.weight_bits else None
     if best is not None and slowdown(timed, best).low > _PLAUSIBLE:
@@ -220,14 +223,25 @@ def _judged(
 
 
 def time_beside(
-    trial: CandidateTrial, reference: CandidateTrial, validation: ValidationSet, limits: Limits
+    trial: CandidateTrial,
+    reference: CandidateTrial,
+    validation: ValidationSet,
+    limits: Limits,
+    pacemaker: CandidateTrial | None = None,
 ) -> CandidateTrial:
-    """An opened trial with how fast it is, both timed in turns in this process."""
-    sessions = [opened(reference).session, opened(trial).session]
-    fp32_ms, own_ms = (np.array(samples) for samples in session_ms(sessions, validation.inputs[:1], limits.rounds))
-    ratio = ratio_of_medians(fp32_ms.reshape(-1, 1), own_ms.reshape(-1, 1))
-    p50_ms = float(np.median(own_ms))
-    return msgspec.structs.replace(trial, p50_ms=p50_ms, speedup=ratio.estimate, search_interval=ratio)
+    """An opened trial with how fast it is beside FP32 and the pacemaker, itself where there is none yet."""
+    sessions = [opened(other).session for other in (reference, trial, pacemaker) if other is not None]
+    fp32_ms, own_ms, *its_ms = (
+        np.array(samples).reshape(-1, 1) for samples in session_ms(sessions, validation.inputs[:1], limits.rounds)
+    )
+    ratio = paired_ratio(fp32_ms, own_ms)
+    return msgspec.structs.replace(
+        trial,
+        p50_ms=float(np.median(own_ms)),
+        speedup=ratio.estimate,
+        search_interval=ratio,
+        pace=paired_ratio(own_ms, its_ms[0] if its_ms else own_ms),
+    )
 
 
 def judge(trial: CandidateTrial, reference: CandidateTrial, validation: ValidationSet) -> CandidateTrial:
@@ -307,16 +321,21 @@ def _nncf_standing(attempts: Sequence[Attempt], limits: Limits) -> Standing:
     trials = [trial for trial in trials_of(attempts) if trial.method is not None and trial.method.nncf is not None]
     standing = _standing(trials, limits)
     running = finalists(attempts, limits)
-    fastest = max((trial for trial in trials if trial.ran), key=lambda trial: trial.speedup, default=None)
-    if not running or fastest is None:
+    ran = [trial for trial in trials if trial.ran]
+    if not running or not ran:
         return msgspec.structs.replace(standing, competitive=not running)
-    behind = slowdown(fastest, prefer(running).trial)
+    behind = slowdown(fastest_of(ran), prefer(running).trial)
     return msgspec.structs.replace(standing, competitive=behind.low <= _COMPETITIVE)
 
 
-def _close_losers(attempts: Sequence[Attempt], limits: Limits) -> list[Attempt]:
+def _pacemaker(attempts: Sequence[Attempt]) -> CandidateTrial | None:
+    """The first candidate that ran: all later ones of the target are timed beside it, so it stays open."""
+    return next((trial for trial in trials_of(attempts)[1:] if trial.ran and trial.export is not None), None)
+
+
+def _close_losers(attempts: Sequence[Attempt], limits: Limits, *, with_pacemaker: bool = True) -> list[Attempt]:
     """``attempts`` without the networks that are out of the running: a large one takes hundreds of MB."""
-    stay = [attempts[0], *_contenders(finalists(attempts, limits))]
+    stay = [attempts[0], *_contenders(finalists(attempts, limits)), *([_pacemaker(attempts)] if with_pacemaker else [])]
     return [attempt if any(attempt is kept for kept in stay) else _closed(attempt) for attempt in attempts]
 
 
@@ -326,8 +345,7 @@ def _contenders(running: Sequence[CandidateTrial]) -> list[CandidateTrial]:
     while left and len(chosen) < _FINALISTS:
         chosen.append(prefer(left).trial)
         left = [trial for trial in left if form_of(trial) != form_of(chosen[-1])]
-    fastest = max((trial.speedup for trial in running), default=0.0)
-    return [trial for trial in chosen if trial is chosen[0] or trial.speedup * _PLAUSIBLE >= fastest]
+    return [t for t in chosen if t is chosen[0] or slowdown(t, fastest_of(running)).estimate <= _PLAUSIBLE]
 
 
 def _closed(attempt: Attempt) -> Attempt:

@@ -54,6 +54,7 @@ class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
         p50_ms: median latency of its latest timing.
         speedup: cost of FP32 / its own, of that timing (see `preference`).
         search_interval: 95 % of the ratio as timed in this process.
+        pace: cost / that of the search's pacemaker (see `candidate_search`), of that timing.
         speedup_interval: of fresh, interleaved processes; None where it was timed in this process only.
         measurement: of its fresh process.
         error: relative logit error on validation cases.
@@ -77,6 +78,7 @@ class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
     p50_ms: float = 0.0
     speedup: float = 0.0
     search_interval: Interval | None = None
+    pace: Interval | None = None
     speedup_interval: Interval | None = None
     measurement: Measurement | None = None
     error: float = 0.0

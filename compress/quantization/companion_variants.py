@@ -121,7 +121,11 @@ def _beside(trial: CandidateTrial, best: CandidateTrial) -> CandidateTrial:
     """``trial`` as companion of ``best``, whose speed is taken for its own until fresh processes time both."""
     if trial.export is None:
         return msgspec.structs.replace(trial, companion_of=best.name)
-    interval = best.speedup_interval or best.search_interval
     return msgspec.structs.replace(
-        trial, companion_of=best.name, p50_ms=best.p50_ms, speedup=best.speedup, search_interval=interval
+        trial,
+        companion_of=best.name,
+        p50_ms=best.p50_ms,
+        speedup=best.speedup,
+        search_interval=best.speedup_interval or best.search_interval,
+        pace=best.pace,
     )

@@ -69,12 +69,15 @@ def in_order(trials: Sequence[CandidateTrial]) -> list[Preferred]:
 def slowdown(trial: CandidateTrial, other: CandidateTrial) -> Interval:
     """How many times longer ``trial`` takes than ``other``, with a 95 % interval.
 
-    Of fresh processes where both were timed in them; else from how each compares with FP32 of their target, both
-    intervals at their ends, which is wider.
+    Of fresh processes where both were timed in them; else from how each compares with the search's pacemaker, or where
+    that is not known of both with FP32 of their target, both intervals at their ends, which is wider.
     """
     if trial.measurement is not None and other.measurement is not None:
         return cost_ratio(trial.measurement, other.measurement)
-    mine, its = trial.interval, other.interval
+    if trial.pace is not None and other.pace is not None:
+        mine, its = other.pace, trial.pace
+    else:
+        mine, its = trial.interval, other.interval
     return Interval(estimate=its.estimate / mine.estimate, low=its.low / mine.high, high=its.high / mine.low)
 
 
@@ -92,10 +95,16 @@ def form_of(trial: CandidateTrial) -> object:
     )
 
 
-def _first_of(trials: Sequence[CandidateTrial]) -> Preferred:
+def fastest_of(trials: Sequence[CandidateTrial]) -> CandidateTrial:
+    """By estimates alone, of at least one."""
     fastest = trials[0]
     for trial in trials[1:]:
         fastest = trial if slowdown(trial, fastest).estimate < 1 else fastest
+    return fastest
+
+
+def _first_of(trials: Sequence[CandidateTrial]) -> Preferred:
+    fastest = fastest_of(trials)
     level = [trial for trial in trials if trial is fastest or slowdown(trial, fastest).low <= NEAR]
     best = min(level, key=_preference)
     return Preferred(best, tuple(trial for trial in level if trial is not best))

@@ -9,10 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import int8_cpu_quiet
 import int8_cpu_tables as tables
 from int8_cpu_agreement import CHARACTERS, agreement
 from int8_cpu_network import Network, is_network
-from int8_cpu_quiet import watched_machine
+from int8_cpu_quiet import FullSpeed, Quiet, watched_machine
 from real_cases import token_rows, word_pieces
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -69,6 +70,24 @@ def test_own_work_is_not_counted_as_that_of_others():
             pass
     assert quiet.reference_ms[0] > 0 and quiet.reference_ms[1] > 0
     assert 0 <= quiet.others <= 1 and 0 <= quiet.steal <= 1
+
+
+def test_a_turn_on_a_slower_machine_is_put_off_or_taken_again(monkeypatch):
+    slow, fast = 3.0, 2.0
+    readings = iter([fast] * 30 + [slow, slow, fast, slow] + [fast, fast])  # put off twice, disturbed, then undisturbed
+    monkeypatch.setattr(int8_cpu_quiet, "reference_ms", lambda times: next(readings))
+    monkeypatch.setattr(int8_cpu_quiet.time, "sleep", lambda seconds: None)
+    quiet, turns = Quiet(load_before=0.0), iter("ab")
+    assert FullSpeed(quiet).turn(lambda: next(turns)) == "b"
+    assert (quiet.repeated, quiet.disturbed) == (1, 0) and next(readings, None) is None
+
+
+def test_a_machine_that_never_gets_faster_again_is_timed_as_it_is(monkeypatch):
+    readings = iter([2.0] * 30)
+    monkeypatch.setattr(int8_cpu_quiet, "reference_ms", lambda times: next(readings, 3.0))
+    quiet = Quiet(load_before=0.0)
+    assert FullSpeed(quiet, patience_s=0.25).turn(lambda: "late") == "late"
+    assert quiet.disturbed == 1 and 0.2 < quiet.waited_s < 5
 
 
 def test_the_longest_piece_of_a_word_comes_first():

@@ -102,6 +102,20 @@ def test_interleaved_rounds_rank_a_heavy_network_slower(
     assert heavy.size_bytes > light.size_bytes
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_machine_with_two_speeds_does_not_touch_the_ratio(seed: int) -> None:
+    """Each lasts some rounds, half of all together, and may begin within one: medians over rounds fall into either."""
+    random = np.random.default_rng(seed)
+    slowness = np.repeat(random.permutation([1.0, 2.0] * 4), 6)
+    base, other = (
+        measurement(name, [[ms * slow * random.normal(1, 0.01) for _ in range(3)] for slow in slownesses])
+        for name, ms, slownesses in (("base", 10.0, slowness[:-1]), ("other", 8.0, slowness[1:]))
+    )
+    ratio = speedup(base, other)
+    assert ratio.low <= 1.26 and ratio.high >= 1.24 and ratio.high / ratio.low < 1.03
+    assert ratio.estimate == pytest.approx(1.25, rel=0.01)
+
+
 def test_measuring_costs_less_than_one_percent_of_a_short_inference() -> None:
     """Of one of 5 ms: the median of many empty calls, so that a busy machine does not matter."""
     assert np.median(stopwatch.timed_ms(lambda: None, 5000)) < 0.01 * 5.0

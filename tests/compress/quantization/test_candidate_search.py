@@ -184,6 +184,20 @@ def test_a_noisy_clock_changes_nothing_of_what_ships(validation, monkeypatch):
     assert shipped == {"int8-attention+percentile"}
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_machine_with_two_speeds_that_fp32_hardly_feels_changes_nothing(validation, monkeypatch, seed):
+    """As where others use the matrix unit: INT8 takes twice as long for a while, FP32 a fifth longer."""
+    random = np.random.default_rng(seed)
+
+    def two_speeds_ms(sessions, image, rounds):
+        slow = random.random() < 0.5  # of the seconds that this candidate is timed in
+        return [[s.ms * (1 if not slow else 1.2 if s.ms == 10.0 else 2.0)] * 7 for s in sessions]
+
+    monkeypatch.setattr(candidate_search, "session_ms", two_speeds_ms)
+    tried = run(validation, {"int8-minmax": (4.0, 0.01), "int8-attention+minmax": (3.6, 0.02)})
+    assert kept(tried) == ["int8-attention+minmax"]
+
+
 def test_a_tie_is_said_of_both(validation):
     tried = run(validation, {"int8-minmax": (4.0, 0.03), "int8-attention+minmax": (4.1, 0.005)})
     assert "level within noise with int8-minmax" in tried["int8-attention+minmax"].reason
