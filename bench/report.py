@@ -33,7 +33,7 @@ MAX_REPORT_BYTES = 1 << 30  # a million cases of ten findings
 
 
 class Speedup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many times faster ``name`` is than ``baseline`` at the median, from interleaved rounds."""
+    """How many times faster ``name`` is than ``baseline``: the median of the ratios of interleaved rounds."""
 
     name: str
     baseline: str

@@ -57,7 +57,12 @@ import msgspec
 from medfm_compress.compress.networks.model import load_model, save_model
 
 model = load_model(sys.argv[1])
-save_model(replace(model, spec=msgspec.structs.replace(model.spec, height_px=224, width_px=224)), sys.argv[2])
+architecture = model.architecture
+if "img_size" in architecture.arguments:
+    model.module.set_input_size(img_size=224)  # positions are interpolated, as timm does
+    architecture = msgspec.structs.replace(architecture, arguments=architecture.arguments | {"img_size": 224})
+spec = msgspec.structs.replace(model.spec, height_px=224, width_px=224)
+save_model(replace(model, spec=spec, architecture=architecture), sys.argv[2])
 PY
 }
 

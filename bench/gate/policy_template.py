@@ -136,7 +136,7 @@ budget:
   #peak_rss_bytes: 500000000    # memory of its process
   #peak_gpu_bytes: 2000000000
   #energy_mj: 500               # of one call, where the machine has a counter
-  #min_speedup: 4.0             # teacher in PyTorch / variant, at p50, on the same number of threads
+  #min_speedup: 4.0             # teacher in PyTorch / variant, on the same number of threads
   #min_compression: 4.0         # teacher's files / variant's files
   #max_slowdown: 1.05           # against an earlier bundle: bench --baseline-bundle EARLIER.medfm
 
@@ -172,10 +172,9 @@ def write_starter(path: str | Path, starter: str = STARTER) -> tuple[Path, ...]:
         raise InputError("OUT is empty or '.'; give the path of the file to write")
     if path.exists() or path.is_symlink():
         raise InputError(f"{path} exists and is not overwritten; name another file, or remove it first")
-    written = [path]
-    write_atomically(path, starter.encode())
     schema = path.parent / SCHEMA_FILE
-    if not schema.exists():
+    is_new = schema != path and not schema.exists()
+    if is_new:  # first, so that a disk too full for both is left without a policy that names it
         write_atomically(schema, encode(policy_schema()))
-        written.append(schema)
-    return tuple(written)
+    write_atomically(path, starter.encode())
+    return (path, schema) if is_new else (path,)

@@ -2,29 +2,32 @@
 
     ratio = median over rounds r of  median(baseline in r) / median(candidate in r)
 
-What happens in a round (a slower clock, a busy neighbour) happens to both and cancels out. A ratio of the medians over
-all rounds would not have that: where a machine has two speeds and is at each about half of the time, one median falls
-into the fast half and the other into the slow one (docs/results/measuring.md has what that costs). The interval is a
-percentile bootstrap over rounds, whose pairs stay together (Efron and Tibshirani, An Introduction to the Bootstrap,
-1993, ch. 8; ratios of interleaved runs: Kalibera and Jones, Rigorous Benchmarking in Reasonable Time, 2013).
+What slows both alike in a round (a slower clock, a busy neighbour) cancels out. In a ratio of the medians over all
+rounds it does not: where a machine has two speeds and is at each about half of the time, one median falls into the fast
+half and the other into the slow one (docs/results/measuring.md, "A machine with two speeds"). What slows one more than
+the other stays in any ratio. The interval is that of a median by order statistics (`quantile_intervals`), of rounds
+that are independent of each other; ratios of interleaved runs: Kalibera and Jones, Rigorous Benchmarking in Reasonable
+Time, 2013.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.bench.stats.quantile_intervals import quantile_interval
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.runtime.errors import InputError
 
 LEVEL = 0.95
-RESAMPLES = 1000
-METHOD = "median ratio of interleaved rounds, percentile bootstrap over them"
-PROCESSOR_METHOD = "median ratio of processor times of interleaved rounds, percentile bootstrap over them"
+METHOD = "median ratio of interleaved rounds, order statistics"
+PROCESSOR_METHOD = "median ratio of processor times of interleaved rounds, order statistics"
 
 
-def speedup(baseline: Measurement, candidate: Measurement, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+def speedup(baseline: Measurement, candidate: Measurement) -> Interval:
     """Ratio of the session latencies, above 1 where ``candidate`` is faster.
 
     Raises:
@@ -35,7 +38,7 @@ def speedup(baseline: Measurement, candidate: Measurement, *, resamples: int = R
         raise InputError(
             f"{baseline.name} has {len(base)} rounds and {candidate.name} {len(other)}; measure them in one run"
         )
-    return paired_ratio(base, other, METHOD, resamples=resamples, seed=seed)
+    return paired_ratio(base, other)
 
 
 def cost_ratio(baseline: Measurement, candidate: Measurement) -> Interval:
@@ -45,25 +48,27 @@ def cost_ratio(baseline: Measurement, candidate: Measurement) -> Interval:
     """
     if not (_is_processor_time(baseline) and _is_processor_time(candidate)):
         return speedup(baseline, candidate)
+    if len(baseline.cpu_ms) != len(candidate.cpu_ms):
+        return speedup(baseline, candidate)  # which says what is wrong
     base, other = (np.array(m.cpu_ms, dtype=np.float64).reshape(-1, 1) for m in (baseline, candidate))
     return paired_ratio(base, other, PROCESSOR_METHOD)
 
 
-def paired_ratio(
-    base: NDArray[np.float64],
-    other: NDArray[np.float64],
-    method: str = METHOD,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """Median ratio of ``base`` to ``other``, each ``[rounds, calls]`` of the same rounds, with its interval."""
-    random = np.random.default_rng(seed)
-    ratios = np.log(np.median(base, axis=1) / np.median(other, axis=1))
-    draws = random.integers(0, len(ratios), size=(resamples, len(ratios)))
-    low, high = np.quantile(np.median(ratios[draws], axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    estimate, low, high = np.exp([np.median(ratios), low, high])
-    return Interval(estimate=float(estimate), low=float(low), high=float(high), level=LEVEL, method=method)
+def paired_ratio(base: NDArray[np.float64], other: NDArray[np.float64], method: str = METHOD) -> Interval:
+    """Median ratio of ``base`` to ``other``, each ``[rounds, calls]`` of the same rounds, with its interval.
+
+    Its ``level`` is lower where there are fewer than six rounds, which then are between its ends, all of them; what no
+    clock can have measured, times that are 0 or not finite, gives NaN.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.log(np.median(base, axis=1) / np.median(other, axis=1))
+    if not np.isfinite(ratios).all():
+        return Interval(estimate=math.nan, low=math.nan, high=math.nan, level=LEVEL, method=method)
+    reached = min(LEVEL, 1 - 2 * 0.5 ** len(ratios))  # of the least and the largest of so few
+    ends = quantile_interval(ratios.tolist(), 0.5, LEVEL) if reached == LEVEL else None
+    low, high = (ends.low, ends.high) if ends else (float(ratios.min()), float(ratios.max()))
+    estimate = math.exp(float(np.median(ratios)))
+    return Interval(estimate=estimate, low=math.exp(low), high=math.exp(high), level=reached, method=method)
 
 
 def _is_processor_time(measurement: Measurement) -> bool:

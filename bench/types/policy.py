@@ -139,7 +139,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         peak_rss_bytes: of its process.
         peak_gpu_bytes: likewise, on the GPU.
         energy_mj: of one call.
-        min_speedup: teacher's median session latency / the variant's, at least.
+        min_speedup: teacher's session latency / the variant's, median of the rounds' ratios, at least.
         min_compression: teacher's files / the variant's, at least.
         max_slowdown: median latency / that of an earlier bundle, at most, e.g. 1.05 (see `regression`).
     """

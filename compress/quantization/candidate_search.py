@@ -1,9 +1,9 @@
 """The candidate search: try one candidate after another on one target, cheapest first, and keep the finalists open.
 
-Here the stopwatch in this process ranks candidates, each in turns with FP32 of the same backend and with the first
-candidate that ran, the pacemaker: by processor time where one thread computes, since that does not grow while other
-programs have the processor. Candidates are compared through the pacemaker: what slows the machine slows it as it does
-them, and FP32 may be slowed far less (by a fifth, where INT8 takes twice as long: others use the core's matrix unit).
+Here the stopwatch in this process ranks candidates, each in turns with FP32 of the same backend and then with the first
+candidate that was faster than that, the pacemaker: by processor time where one thread computes, since that does not
+grow while other programs have the processor. Candidates are compared through the pacemaker: what slows the machine
+slows it as it does them, and FP32 may be slowed far less (by a fifth, where INT8 takes twice as long).
 That is good enough to say which ones are worth more; which of them ships, if any, is for `final_choice` and its fresh
 processes. A candidate that is far slower than one that may ship could not become a finalist whatever its logits, so
 they are not asked for.
@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from medfm_compress.bench.measure.speedup import paired_ratio
 from medfm_compress.bench.measure.stopwatch import Effort, interleaved_ms
@@ -58,7 +59,6 @@ from medfm_compress.runtime.sessions.protocol import Session
 _WITHOUT_VNNI = "this CPU has no VNNI: engines saturate with them here, or are slow; quantize on one that has"
 _FINALISTS = 3
 _PLAUSIBLE = 1.25  # a finalist is at most so many times slower than the fastest, as timed in this process
-_COMPETITIVE = 1.03  # NNCF's placement is at most so many times slower than what may ship, where noise can tell
 _HOPEFUL = 10.0  # times the error limit, above which no better numbers are looked for
 _SECONDS = 1.5  # of timing for one candidate, at most; fewer rounds where a network is slow
 _LEAST_ROUNDS = 7
@@ -229,19 +229,37 @@ def time_beside(
     limits: Limits,
     pacemaker: CandidateTrial | None = None,
 ) -> CandidateTrial:
-    """An opened trial with how fast it is beside FP32 and the pacemaker, itself where there is none yet."""
-    sessions = [opened(other).session for other in (reference, trial, pacemaker) if other is not None]
-    fp32_ms, own_ms, *its_ms = (
-        np.array(samples).reshape(-1, 1) for samples in session_ms(sessions, validation.inputs[:1], limits.rounds)
+    """An opened trial with how fast it is beside FP32, and beside the pacemaker: itself where there is none yet.
+
+    With a pacemaker its speed-up is that of the pacemaker over its pace, so that candidates stand in the order of their
+    paces; the interval holds both readings, of which either may be of a slower machine.
+    """
+    image = validation.inputs[:1]
+    fp32_ms, own_ms = _in_turns(reference, trial, image, limits)
+    direct = paired_ratio(fp32_ms, own_ms)
+    timed = msgspec.structs.replace(trial, p50_ms=float(np.median(own_ms)), speedup=direct.estimate)
+    timed = msgspec.structs.replace(timed, search_interval=direct)
+    if limits.weight_bits or not (pacemaker or timed.is_faster):
+        return timed
+    pace = paired_ratio(*_in_turns(trial, pacemaker or trial, image, limits))
+    if pacemaker is None or not pace.estimate > 0:
+        return msgspec.structs.replace(timed, pace=pace)
+    its = pacemaker.interval
+    both = msgspec.structs.replace(
+        direct,
+        estimate=its.estimate / pace.estimate,
+        low=min(direct.low, its.low / pace.high),
+        high=max(direct.high, its.high / pace.low),
     )
-    ratio = paired_ratio(fp32_ms, own_ms)
-    return msgspec.structs.replace(
-        trial,
-        p50_ms=float(np.median(own_ms)),
-        speedup=ratio.estimate,
-        search_interval=ratio,
-        pace=paired_ratio(own_ms, its_ms[0] if its_ms else own_ms),
-    )
+    return msgspec.structs.replace(timed, speedup=both.estimate, search_interval=both, pace=pace)
+
+
+def _in_turns(
+    first: CandidateTrial, second: CandidateTrial, image: NetworkInputs, limits: Limits
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Samples of two opened trials ``[rounds, 1]``."""
+    mine, its = session_ms([opened(first).session, opened(second).session], image, limits.rounds)
+    return np.array(mine, dtype=np.float64).reshape(-1, 1), np.array(its, dtype=np.float64).reshape(-1, 1)
 
 
 def judge(trial: CandidateTrial, reference: CandidateTrial, validation: ValidationSet) -> CandidateTrial:
@@ -317,20 +335,24 @@ def _missed(attempts: Sequence[Attempt], limits: Limits) -> Method | None:
 
 
 def _nncf_standing(attempts: Sequence[Attempt], limits: Limits) -> Standing:
-    """The best of NNCF's trials so far, and whether it is worth improving."""
+    """The best of NNCF's trials so far, and whether it is worth improving: it would ship, or is faster than what would.
+
+    One that is only as fast within noise is not: what it might gain is fidelity, and each form costs a calibration.
+    """
     trials = [trial for trial in trials_of(attempts) if trial.method is not None and trial.method.nncf is not None]
     standing = _standing(trials, limits)
-    running = finalists(attempts, limits)
-    ran = [trial for trial in trials if trial.ran]
+    running, ran = finalists(attempts, limits), [trial for trial in trials if trial.ran]
     if not running or not ran:
         return msgspec.structs.replace(standing, competitive=not running)
-    behind = slowdown(fastest_of(ran), prefer(running).trial)
-    return msgspec.structs.replace(standing, competitive=behind.low <= _COMPETITIVE)
+    best = prefer(running).trial
+    faster = slowdown(best, fastest_of(ran)).estimate > NEAR
+    return msgspec.structs.replace(standing, competitive=any(best is trial for trial in trials) or faster)
 
 
 def _pacemaker(attempts: Sequence[Attempt]) -> CandidateTrial | None:
-    """The first candidate that ran: all later ones of the target are timed beside it, so it stays open."""
-    return next((trial for trial in trials_of(attempts)[1:] if trial.ran and trial.export is not None), None)
+    """The first candidate that ran faster than FP32: all later ones are timed beside it, so it stays open."""
+    ran = (trial for trial in trials_of(attempts)[1:] if trial.ran and trial.pace is not None)
+    return next((trial for trial in ran if trial.export is not None and trial.is_faster), None)
 
 
 def _close_losers(attempts: Sequence[Attempt], limits: Limits, *, with_pacemaker: bool = True) -> list[Attempt]:

@@ -94,7 +94,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         best: the best method so far; None before any could be opened.
         within_limits: it may ship as it is.
-        competitive: no candidate that may ship is clearly faster.
+        competitive: worth improving: it would ship, or is faster than what would.
     """
 
     best: Method | None

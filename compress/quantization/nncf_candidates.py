@@ -1,7 +1,7 @@
 """The candidates that NNCF makes, in the order in which they are tried; greedy, like the others.
 
-The first one shows how fast NNCF's placement is, which no range, alpha or correction changes much. Where it is slower
-than what may ship already, its other candidates cannot win and are not made.
+The first one shows how fast NNCF's placement is, which no range, alpha or correction changes much. Where what may ship
+already is as fast, its other candidates could win by fidelity alone, and are not made: each calibrates anew.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from medfm_compress.compress.quantization.nncf_settings import NncfSettings, Rou
 from medfm_compress.runtime.bundle.manifest import Backend
 
 _ALPHAS = (0.5, 0.95)  # SmoothQuant's own, and what NNCF takes for transformers
-_SLOWER = "NNCF's placement is slower than the best candidate"
+_NO_FASTER = "NNCF's placement is no faster than the best candidate"
 _ROUNDINGS: tuple[Rounding, ...] = ("", "awq+scale-estimation", "gptq")
 
 
@@ -63,7 +63,7 @@ def nncf_candidates(lookup: Lookup, rests: Sequence[Rest]) -> Iterator[Method | 
     if standing.best is None:
         return
     if not standing.competitive:
-        yield DoesNotApply(candidate="int8-nncf, others", reason=_SLOWER)
+        yield DoesNotApply(candidate="int8-nncf, others", reason=_NO_FASTER)
         return
     for change in _changes(settings, lookup):
         best = lookup.nncf_standing().best or first
@@ -76,7 +76,7 @@ def accuracy_control(lookup: Lookup) -> Iterator[Method | DoesNotApply]:
     if standing.best is None or standing.best.nncf is None:
         return
     if lookup.standing().within_limits or not standing.competitive:
-        reason = "the limits are met without it" if lookup.standing().within_limits else _SLOWER
+        reason = "the limits are met without it" if lookup.standing().within_limits else _NO_FASTER
         yield DoesNotApply(candidate="int8-nncf+accuracy-control", reason=reason)
         return
     controlled = msgspec.structs.replace(standing.best.nncf, error_limit=lookup.error_limit)

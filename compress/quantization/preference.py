@@ -75,10 +75,13 @@ def slowdown(trial: CandidateTrial, other: CandidateTrial) -> Interval:
     if trial.measurement is not None and other.measurement is not None:
         return cost_ratio(trial.measurement, other.measurement)
     if trial.pace is not None and other.pace is not None:
-        mine, its = other.pace, trial.pace
-    else:
-        mine, its = trial.interval, other.interval
-    return Interval(estimate=its.estimate / mine.estimate, low=its.low / mine.high, high=its.high / mine.low)
+        return _divided(trial.pace, other.pace)
+    return _divided(other.interval, trial.interval)
+
+
+def _divided(dividend: Interval, divisor: Interval) -> Interval:
+    low, high = dividend.low / divisor.high, dividend.high / divisor.low
+    return Interval(estimate=dividend.estimate / divisor.estimate, low=low, high=high)
 
 
 def form_of(trial: CandidateTrial) -> object:

@@ -85,9 +85,22 @@ def test_a_turn_on_a_slower_machine_is_put_off_or_taken_again(monkeypatch):
 def test_a_machine_that_never_gets_faster_again_is_timed_as_it_is(monkeypatch):
     readings = iter([2.0] * 30)
     monkeypatch.setattr(int8_cpu_quiet, "reference_ms", lambda times: next(readings, 3.0))
+    monkeypatch.setattr(int8_cpu_quiet.time, "sleep", lambda seconds: None)
     quiet = Quiet(load_before=0.0)
-    assert FullSpeed(quiet, patience_s=0.25).turn(lambda: "late") == "late"
-    assert quiet.disturbed == 1 and 0.2 < quiet.waited_s < 5
+    full_speed = FullSpeed(quiet, patience_s=1.0)
+    assert [full_speed.turn(lambda: "late") for _ in range(3)] == ["late"] * 3
+    assert quiet.disturbed == 3 and quiet.repeated == 0 and 1 <= quiet.waited_s < 1.2
+
+
+def test_a_cell_that_begins_on_a_slower_machine_knows_it_in_the_end(monkeypatch):
+    readings = iter([3.0] * 32 + [2.0] * 2)
+    monkeypatch.setattr(int8_cpu_quiet, "reference_ms", lambda times: next(readings))
+    quiet = Quiet(load_before=0.0)
+    full_speed = FullSpeed(quiet)
+    full_speed.turn(lambda: "slow")
+    assert quiet.disturbed == 0
+    full_speed.turn(lambda: "fast")
+    assert quiet.disturbed == 1
 
 
 def test_the_longest_piece_of_a_word_comes_first():

@@ -112,9 +112,7 @@ def make_report(variants: tuple[str, ...] = VARIANTS, findings: tuple[str, ...] 
         drops=compare_drops([teacher, *others[: len(variants)]], perturbed, policy),
         comparisons=tuple(comparison for other in others for comparison in compare(teacher, other, policy)),
         speedups=tuple(
-            Speedup(
-                name=measurement.name, baseline="teacher", ratio=speedup(measurements[0], measurement, resamples=50)
-            )
+            Speedup(name=measurement.name, baseline="teacher", ratio=speedup(measurements[0], measurement))
             for measurement in measurements[1:]
         ),
         machine=_MACHINE,

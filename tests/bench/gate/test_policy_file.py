@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from medfm_compress.bench.evaluate.kinds import check_policy
+from medfm_compress.bench.gate import policy_template
 from medfm_compress.bench.gate.policy_file import load_policy, parse_policy
 from medfm_compress.bench.gate.policy_schema import describe, policy_schema
 from medfm_compress.bench.gate.policy_template import ANOMALY_STARTER, SEGMENTATION_STARTER, STARTER, write_starter
@@ -102,6 +103,18 @@ def test_the_starter_is_written_with_its_schema_and_never_over_a_file(tmp_path: 
     written[1].write_text("mine too")
     assert write_starter(path.with_name("other.yaml")) == (path.with_name("other.yaml"),)
     assert written[1].read_text() == "mine too"
+
+
+def test_without_room_for_the_schema_no_policy_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def on_a_full_disk(path: Path, data: bytes) -> None:
+        if path.suffix == ".json":
+            raise InputError(f"{path}: there is no room left")
+        path.write_bytes(data)
+
+    monkeypatch.setattr(policy_template, "write_atomically", on_a_full_disk)
+    with pytest.raises(InputError, match="no room"):
+        write_starter(tmp_path / "policy.yaml")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_schema_in_the_docs_is_the_one_of_the_types() -> None:
