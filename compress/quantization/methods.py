@@ -152,11 +152,15 @@ def candidates(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | 
             return
         first = msgspec.structs.replace(first, estimator=DEFAULT_ESTIMATOR)
         yield first
-    yield msgspec.structs.replace(first, estimator=SECOND_ESTIMATOR)
+    for rest in (start.rest for start in starts[1:] if start.placement == first.placement):
+        yield msgspec.structs.replace(first, rest=rest)  # the same files, and often faster: what follows builds on it
+    yield msgspec.structs.replace(_best(lookup, first), estimator=SECOND_ESTIMATOR)
     yield from _smoothed(lookup, first)
     static = _best(lookup, first)
     for start in starts[1:]:
-        yield msgspec.structs.replace(static, placement=start.placement, rest=start.rest)
+        placed = msgspec.structs.replace(static, placement=start.placement, rest=start.rest)
+        if not lookup.tried(placed):
+            yield placed
     best = _best(lookup, first)
     for estimator in OTHER_ESTIMATORS if best.placement != "dynamic" else ():
         yield msgspec.structs.replace(best, estimator=estimator)

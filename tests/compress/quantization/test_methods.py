@@ -12,14 +12,14 @@ def search_candidates(
     placements, better=lambda method: False, *, rests=("fp32",), limits=True, ranked=(), smooths=True, divides=False
 ):
     """Walk the candidates; one that is ``better`` becomes the best one."""
-    state = {"best": None}
+    state, walked = {"best": None}, []
     lookup = Lookup(
         standing=lambda: Standing(best=state["best"], within_limits=limits),
         most_harmful=lambda method: ranked,
         smooths=lambda: smooths,
         divides=lambda: divides,
+        tried=lambda method: method in walked,
     )
-    walked = []
     starts = tuple(Method(placement=name, rest=rest) for name in placements for rest in rests)
     for candidate in candidates(starts, lookup):
         walked.append(candidate)
@@ -61,7 +61,13 @@ def test_other_placements_take_the_best_estimator():
 
 def test_the_float_part_may_have_another_precision():
     walked = search_candidates(("default", "attention"), rests=("fp32", "bf16"))
-    assert names(walked)[4:7] == ["int8-bf16-minmax", "int8-attention+minmax", "int8-bf16-attention+minmax"]
+    assert names(walked)[:3] == ["int8-minmax", "int8-bf16-minmax", "int8-mse"]
+    assert names(walked)[5:8] == ["int8-attention+minmax", "int8-bf16-attention+minmax", "int8-percentile"]
+
+
+def test_what_follows_builds_on_the_better_precision_of_the_float_part():
+    bf16 = search_candidates(("default", "attention"), lambda method: method.rest == "bf16", rests=("fp32", "bf16"))
+    assert names(bf16)[2:4] == ["int8-bf16-mse", "int8-bf16-mse+smoothquant"]
 
 
 def test_dynamic_ranges_have_no_estimator():
