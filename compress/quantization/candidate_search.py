@@ -292,12 +292,18 @@ def _starts(group: Group, builder: Builder, limits: Limits) -> tuple[Method, ...
 def _timely(
     group: Group, methods: Iterator[Method | DoesNotApply], lookup: Lookup, limits: Limits
 ) -> Iterator[Attempt | Method]:
-    """The candidates, within the budget: the first INT8 one and the float ones always, which are hardly ever faster."""
+    """The candidates, within the budget: the first INT8 one and the float ones always, which are hardly ever faster.
+
+    The float ones come behind the first files in each precision of their rest, which costs no calibration.
+    """
+    floats = () if limits.weight_bits else group.floats
     for number, method in enumerate(methods):
-        if number == 1 and not limits.weight_bits:
-            yield from (open_float() for open_float in group.floats)
+        if number == len(group.rests):
+            yield from (open_float() for open_float in floats)
+            floats = ()
         exhausted = limits.budget.exhausted() if number else ""
         if exhausted:
+            yield from (open_float() for open_float in floats)
             yield DoesNotApply(candidate=FURTHER, reason=exhausted)
             break
         yield method

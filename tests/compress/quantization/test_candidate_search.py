@@ -96,7 +96,18 @@ def measured(trials, fresh_ms=None):
     ]
 
 
-def search(validation, plans, *, error=0.05, budget=60.0, floats=(), backend="openvino", weight_bits=0, **builder):
+def search(
+    validation,
+    plans,
+    *,
+    error=0.05,
+    budget=60.0,
+    floats=(),
+    rests=("fp32",),
+    backend="openvino",
+    weight_bits=0,
+    **builder,
+):
     """The attempts on one target, and the limits."""
     variant = make_variant(backend, "fp32")
     reference = CandidateTrial(
@@ -105,7 +116,7 @@ def search(validation, plans, *, error=0.05, budget=60.0, floats=(), backend="op
     group = Group(
         reference=reference,
         floats=tuple(lambda trial=trial: trial for trial in floats),
-        rests=("fp32",),
+        rests=rests,
         variant=lambda method: make_variant(backend, "int8"),
     )
     limits = Limits(
@@ -234,6 +245,25 @@ def test_a_float_precision_may_win(validation):
     )
     tried = run(validation, {"int8-minmax": (4.0, 0.01)}, floats=floats)
     assert kept(tried) == ["bf16"] and tried["fp16"].reason == "not here"
+
+
+@pytest.mark.parametrize(
+    ("budget", "order"),
+    [
+        (60.0, ["fp32", "int8-minmax", "int8-bf16-minmax", "bf16", "int8-mse"]),
+        (-1.0, ["fp32", "int8-minmax", "bf16", "further candidates"]),
+    ],
+)
+def test_float_precisions_come_behind_the_first_files_and_always(validation, budget, order):
+    variant = make_variant("openvino", "bf16")
+    bf16 = CandidateTrial(
+        name="bf16",
+        variant=variant,
+        export=Export(variant=variant, contents=(), session=PlayedSession(5.0, 0.001)),
+    )
+    plans = {"int8-minmax": (4.0, 0.01), "int8-bf16-minmax": (4.1, 0.02)}
+    tried = run(validation, plans, floats=(bf16,), rests=("fp32", "bf16"), budget=budget)
+    assert list(tried)[: len(order)] == order
 
 
 def test_layers_are_excluded_until_the_limits_are_met(validation):
