@@ -3,10 +3,10 @@
 Here the stopwatch in this process ranks candidates, each in turns with FP32 of the same backend and then with the first
 candidate that was faster than that, the pacemaker: by processor time where one thread computes, since that does not
 grow while other programs have the processor. Candidates are compared through the pacemaker: what slows the machine
-slows it as it does them, and FP32 may be slowed far less (by a fifth, where INT8 takes twice as long).
-That is good enough to say which ones are worth more; which of them ships, if any, is for `final_choice` and its fresh
-processes. A candidate that is far slower than one that may ship could not become a finalist whatever its logits, so
-they are not asked for.
+slows it as it does them, and FP32 may be slowed far less (by a fifth, where INT8 takes twice as long). That is good
+enough to say which ones are worth more; which of them ships, if any, is for `final_choice` and its fresh processes. A
+candidate that is far slower than one that may ship could not become a finalist whatever its logits, so they are not
+asked for.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _WITHOUT_VNNI = "this CPU has no VNNI: engines saturate with them here, or are s
 _FINALISTS = 3
 _PLAUSIBLE = 1.25  # a finalist is at most so many times slower than the fastest, as timed in this process
 _HOPEFUL = 10.0  # times the error limit, above which no better numbers are looked for
-_SECONDS = 1.5  # of timing for one candidate, at most; fewer rounds where a network is slow
+_SECONDS = 1.5  # of each timing of a candidate, beside FP32 and beside the pacemaker; fewer rounds where it is slow
 _LEAST_ROUNDS = 7
 _FIRST_ROUNDS = 3  # of FP32 alone: a first idea of how slow the network is
 

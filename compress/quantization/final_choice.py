@@ -4,10 +4,10 @@
 
 Timings of one process minutes apart differ by up to half, so the search's own decide neither whether a candidate is
 faster than FP32 nor which engine comes first. A candidate is faster where all of the 95 % interval of the ratio says so
-(`bench.measure.speedup`); which of several ships is said in `preference`, and where that is a choice
-among candidates that are level within noise, their names stand in the reasons. Where the run finds another winner than
-the search did, that one's companions are made and the variants that ship are timed once more, so that their order again
-comes from one run.
+(`bench.measure.speedup`); which of several ships is said in `preference`, and where that is a choice among candidates
+that are level within noise, their names stand in the reasons. Where the run finds another winner than the search did,
+that one's companions are made and the variants that ship are timed once more, so that their order again comes from one
+run.
 """
 
 from __future__ import annotations
