@@ -41,7 +41,7 @@ from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.sessions.table import open_session_from_bytes
 from medfm_compress.runtime.strict_json import digest
 
-_FORMAT = "layer latencies, 2"  # changes with how a layer is timed, and forgets what was timed before
+_FORMAT = "layer latencies, 3"  # changes with how a layer is timed, and forgets what was timed before
 _LAYER = Effort(least_rounds=12, most_rounds=600, steady_s=0.06, seconds=0.24)
 _NETWORK = Effort(least_rounds=12, most_rounds=600, steady_s=0.8, seconds=3.2)
 _COPIES_MACS = 24e6  # about so many in all copies together, so that their time stands out from that of the call
@@ -181,7 +181,7 @@ class EngineTimer:
 
 
 def int8_files(graph: bytes, goal: LatencyGoal) -> tuple[bytes, ...]:
-    """A graph with the product's own Q/DQ; its ranges are made up, since the time does not depend on them."""
+    """A graph with the product's own Q/DQ; its ranges are made up, since the time hardly depends on them."""
     from medfm_compress.compress.quantization.build_candidate import GraphBuilder
 
     model = parse_onnx(graph)

@@ -28,6 +28,7 @@ from medfm_compress.compress.networks.build import build_model
 from medfm_compress.compress.networks.macs import count_macs
 from medfm_compress.compress.networks.model import Model
 from medfm_compress.compress.quantization.methods import Method, Rest
+from medfm_compress.compress.quantization.qdq import Symmetric
 from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import InputError, Refused
@@ -35,7 +36,7 @@ from medfm_compress.runtime.golden_columns import golden_columns
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.network_inputs import NetworkInputs, feed, with_columns
 from medfm_compress.runtime.progress import Progress
-from medfm_compress.runtime.sessions.instruction_sets import multiplies_exactly
+from medfm_compress.runtime.sessions.instruction_sets import favours_symmetric, multiplies_exactly
 from medfm_compress.runtime.sessions.table import open_session_from_bytes
 from medfm_compress.runtime.strict_json import digest
 from medfm_compress.runtime.task import Task
@@ -43,7 +44,7 @@ from medfm_compress.runtime.task import Task
 CLEARLY_OVER = 2.0  # times the budget: not worth a measurement
 _IN_A_ROW = 2  # so many clearly over end the search, since MACs order latencies only roughly
 _EFFORT = Effort(least_rounds=10, most_rounds=1000, seconds=0.5)
-_FORMAT = "network latencies, 1"
+_FORMAT = "network latencies, 2"
 _NOISE = 4  # made-up cases for the ranges of INT8
 
 
@@ -170,7 +171,9 @@ def engine_files(model: Model, goal: LatencyGoal) -> tuple[bytes, ...]:
 def int8_method(goal: LatencyGoal) -> Method:
     """The usual INT8 candidate for the goal, with weights that this machine multiplies exactly."""
     rest: Rest = "bf16" if goal.target.precision == "int8-bf16" else "fp32"
-    return Method(rest=rest, reduced=not multiplies_exactly(read_cpu()))
+    cpu = read_cpu()
+    symmetric: Symmetric = "balanced" if favours_symmetric(goal.backend, cpu) else "none"
+    return Method(rest=rest, reduced=not multiplies_exactly(cpu), symmetric=symmetric)
 
 
 def _estimated(

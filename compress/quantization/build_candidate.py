@@ -137,8 +137,7 @@ class GraphBuilder:
         elif method.placement == DYNAMIC:
             quantized = quantize_dynamic(model, exclude=self._floats(model, method), reduced=method.reduced)
         else:
-            place = PLACEMENTS[backend][method.placement]
-            quantized = write_qdq(model, place(model, self._floats(model, method), reduced=method.reduced), ranges)
+            quantized = write_qdq(model, _place(backend, method, model, self._floats(model, method)), ranges)
         whole = self._with_maps(quantized, model)
         compact_memory(whole)
         content = serialise(whole)
@@ -165,7 +164,7 @@ class GraphBuilder:
     def most_harmful(self, backend: Backend, method: Method) -> tuple[str, ...]:
         """Node names of the layers whose own quantization moves the output most, most harmful first."""
         model, ranges = self._prepared(backend, method)
-        place = partial(PLACEMENTS[backend][method.placement], exclude=column_branch(model))
+        place = partial(_place, backend, method, exclude=column_branch(model))
         ranked = rank_layers(model, ranges, place, self._inputs[:_RANKING], deadline=time.monotonic() + _RANKING_S)
         return tuple(layer.name for layer in ranked if layer.name not in self._scorer)
 
@@ -220,6 +219,12 @@ class GraphBuilder:
 
     def _smoothed(self) -> Smoothed:
         return smooth(self._model, self._statistics, inputs=self._inputs)
+
+
+def _place(backend: Backend, method: Method, model: ir.Model, exclude: Collection[str] = ()) -> Placement:
+    """Where a method with ranges wants Q/DQ in ``model``."""
+    placed = PLACEMENTS[backend][method.placement](model, exclude, reduced=method.reduced)
+    return msgspec.structs.replace(placed, others=method.symmetric)
 
 
 def portable(onnx: bytes) -> bytes:

@@ -48,6 +48,7 @@ from medfm_compress.compress.quantization.methods import (
 )
 from medfm_compress.compress.quantization.nncf_settings import NncfSettings
 from medfm_compress.compress.quantization.preference import NEAR, fastest_of, form_of, prefer, slowdown
+from medfm_compress.compress.quantization.qdq import Symmetric
 from medfm_compress.export.build import open_export
 from medfm_compress.runtime.bundle.manifest import Backend, Variant
 from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
@@ -106,6 +107,7 @@ class Group(NamedTuple):
         floats: each opens a trial in another float precision.
         rests: precisions that what stays in float may have beside INT8.
         variant: what a method makes.
+        symmetric: INT8 without zero points is tried first: this CPU multiplies it faster.
         last: a float trial for when nothing else may ship.
         reduced: INT8 has weights of 7 bits from the beginning, since with 8 bits the engine saturates on this CPU, or
             is slow: what could be judged here is not what would run elsewhere.
@@ -115,6 +117,7 @@ class Group(NamedTuple):
     floats: tuple[Callable[[], Attempt], ...]
     rests: tuple[Rest, ...]
     variant: Callable[[Method], Variant]
+    symmetric: bool = False
     last: Callable[[], Attempt] | None = None
     reduced: bool = False
 
@@ -285,7 +288,9 @@ def _starts(group: Group, builder: Builder, limits: Limits) -> tuple[Method, ...
         return (Method(weight_bits=limits.weight_bits),)
     names = builder.placements(group.reference.variant.backend)
     estimator = TRAINED if builder.trained else DEFAULT_ESTIMATOR
-    first = Method(estimator=estimator, reduced=group.reduced)
+    # Trained ranges hold for the levels that they were trained with.
+    symmetric: Symmetric = "balanced" if group.symmetric and not builder.trained else "none"
+    first = Method(estimator=estimator, reduced=group.reduced, symmetric=symmetric)
     return tuple(msgspec.structs.replace(first, placement=name, rest=rest) for name in names for rest in group.rests)
 
 
@@ -294,11 +299,12 @@ def _timely(
 ) -> Iterator[Attempt | Method]:
     """The candidates, within the budget: the first INT8 one and the float ones always, which are hardly ever faster.
 
-    The float ones come behind the first files in each precision of their rest, which costs no calibration.
+    The float ones come behind the first numbers in each precision of their rest, and without zero points.
     """
     floats = () if limits.weight_bits else group.floats
+    first_ones = len(group.rests) + group.symmetric
     for number, method in enumerate(methods):
-        if number == len(group.rests):
+        if number == first_ones:
             yield from (open_float() for open_float in floats)
             floats = ()
         exhausted = limits.budget.exhausted() if number else ""

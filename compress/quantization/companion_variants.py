@@ -61,7 +61,8 @@ class CompanionBuilder:
         """The trial with 7-bit weights of an INT8 candidate; none for a float one, or one that has such weights."""
         if best.method is None or best.method.weight_bits or best.method.reduced:
             return ()
-        method = msgspec.structs.replace(best.method, reduced=True, rest="fp32")  # a CPU with bf16 has VNNI
+        # A CPU with bf16 or AMX, where what stays in float and what has no zero point pay, has VNNI.
+        method = msgspec.structs.replace(best.method, reduced=True, rest="fp32", symmetric="none")
         trial = open_method(method, group, self.builder, self.limits)
         trial = judge(_beside(trial, best), reference, self.validation)
         if rejection_reason(trial, self.limits):

@@ -180,7 +180,8 @@ def _through_int8(layer: Layer, placement: Placement, ranges: Mapping[str, tuple
     value = layer.input
     if value.name not in placement.activations or layer.name in placement.floats:
         return value
-    scale, zero = affine(*_range(value, dict(placement.ties), ranges), signed=placement.signed)
+    low, high = _range(value, dict(placement.ties), ranges)
+    scale, zero = affine(low, high, signed=placement.is_signed(value.name or "", low, high))
     graph = graph_of(layer.node)
     constants = [
         add_constant(graph, f"{layer.name}_{what}", np.asarray(array))

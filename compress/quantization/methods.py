@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from medfm_compress.compress.quantization.nncf_settings import NncfSettings
+from medfm_compress.compress.quantization.qdq import Symmetric
 from medfm_compress.runtime.bundle.manifest import Precision
 
 DEFAULT_ESTIMATOR = "minmax"  # clips nothing; the others must win on validation cases
@@ -21,6 +22,7 @@ TRAINED = "trained"  # no estimator: the ranges that the network was trained wit
 _AFTER_SMOOTHING = ("minmax", "mse")  # outliers gone, another estimator may be best
 Rest = Literal["fp32", "bf16"]
 EXPLICIT_STRENGTHS = (0.7, 0.85)  # of SmoothQuant by multiplications
+_SYMMETRIC: dict[Symmetric, str] = {"balanced": "balanced-symmetric", "all": "symmetric"}
 EXCLUSIONS = (1, 2, 4, 8, 16, 32)  # layers left in float, as long as the limits are not met
 
 
@@ -31,6 +33,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         estimator: of the activation ranges, see `ranges`; or `TRAINED`, with which what has none gets the default.
         placement: name of the backend's placement, see `build`; ``dynamic`` finds ranges at run time.
         rest: precision of what stays in float: ``fp32``, or ``bf16`` where the CPU has it.
+        symmetric: activations without a zero point, which OpenVINO multiplies faster with AMX, and slower without it.
         weight_bits: 8 or 4 for weights only, with float activations; 0 for both.
         smoothquant: activation outliers are moved into the weights first.
         bias_correction: the mean error of the rounded weights is taken out of the biases.
@@ -43,6 +46,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     estimator: str = DEFAULT_ESTIMATOR
     placement: str = "default"
     rest: Rest = "fp32"
+    symmetric: Symmetric = "none"
     weight_bits: Literal[0, 4, 8] = 0
     smoothquant: bool = False
     bias_correction: bool = False
@@ -63,6 +67,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def _parts(self) -> list[str]:
         """Of the name: how this house makes it."""
         parts = [self.placement] if self.placement != "default" else []
+        parts += [_SYMMETRIC[self.symmetric]] if self.symmetric != "none" else []
         parts += [self.estimator] if self.placement != "dynamic" else []
         parts += ["smoothquant"] if self.smoothquant else []
         parts += [f"explicit-smoothquant-{self.divided:g}"] if self.divided else []
@@ -154,6 +159,8 @@ def candidates(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | 
         yield first
     for rest in (start.rest for start in starts[1:] if start.placement == first.placement):
         yield msgspec.structs.replace(first, rest=rest)  # the same files, and often faster: what follows builds on it
+    if first.symmetric == "balanced":
+        yield msgspec.structs.replace(_best(lookup, first), symmetric="all")
     yield msgspec.structs.replace(_best(lookup, first), estimator=SECOND_ESTIMATOR)
     yield from _smoothed(lookup, first)
     static = _best(lookup, first)

@@ -42,3 +42,4 @@ def _changes(lookup: Lookup) -> Iterator[dict[str, Any]]:
     yield {"bias_correction": True}
     for strength in EXPLICIT_STRENGTHS if lookup.divides() else ():
         yield {"divided": strength}
+    yield {"symmetric": "none"}  # finer steps, where zero points had been done without

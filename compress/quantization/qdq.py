@@ -13,7 +13,7 @@ biases int32 ones where the backend adds them to its accumulators. Equal inputs 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import ml_dtypes
 import msgspec
@@ -39,7 +39,12 @@ if TYPE_CHECKING:
 SAME_AS = "same_as"  # metadata of a value that holds the numbers of another one, by that one's name
 LEAST_OPSET = 13  # the first with one scale a channel
 LEAST_OPSET_FP8 = 19
+BALANCED = 4 / 3  # times a step, at most, that symmetric levels have to be wider
 _LEAST_SCALE = 1e-8  # below it, scales of products leave float32's normal range
+
+Symmetric = Literal["none", "balanced", "all"]
+"""Activations that are S8 symmetric beside those that a placement names: none; those of a balanced range, whose steps
+grow by a third at most; all that are ever negative, so that no activation has a zero point other than 0."""
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +58,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
         ties: (value, other): the value takes the other's range, as operators that only move numbers need it.
         signed: S8 symmetric activations instead of U8.
         symmetric: names of values that are S8 symmetric, whatever the others are.
+        others: which of the others are S8 symmetric, by their range; see `Symmetric`.
         reduced: 7-bit weights, for CPUs without VNNI.
         biases: biases of the layers become int32, in steps of input scale times weight scale.
         fp8: FP8 E4M3 in place of integers, for activations and weights.
@@ -65,9 +71,18 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     ties: tuple[tuple[str, str], ...] = ()
     signed: bool = False
     symmetric: frozenset[str] = frozenset()
+    others: Symmetric = "none"
     reduced: bool = False
     biases: bool = False
     fp8: bool = False
+
+    def is_signed(self, name: str, low: float, high: float) -> bool:
+        """Whether the value ``name`` with the range ``[low, high]`` becomes S8 symmetric."""
+        if self.signed or name in self.symmetric:
+            return True
+        if self.others == "none" or low >= 0:
+            return False
+        return self.others == "all" or 2 * max(-low, high) <= BALANCED * (max(high, 0.0) - low)
 
 
 class Affine(NamedTuple):
@@ -152,7 +167,6 @@ class _Writer:
 
     def _affine(self, value: ir.Value) -> Affine:
         name, seen = value.name or "", dict[str, None]()
-        signed = self._placement.signed or name in self._placement.symmetric
         while name not in seen:
             seen[name] = None
             if name in self._ties:
@@ -162,7 +176,9 @@ class _Writer:
         # A tie may lead to a value that says that it is the same as the first one: then any of them will do.
         known = next((alias for alias in (name, *seen) if alias in self._ranges), None)
         if known is not None:
-            return affine(*self._ranges[known], signed=signed, fp8=self._placement.fp8)
+            low, high = self._ranges[known]
+            signed = self._placement.is_signed(value.name or "", low, high)
+            return affine(low, high, signed=signed, fp8=self._placement.fp8)
         raise InputError(f"no range is known for {value.name!r}: calibrate the graph that holds this value")
 
     def _pair(self, value: ir.Value) -> None:

@@ -21,7 +21,7 @@ from medfm_compress.runtime.bundle.manifest import Backend, Precision, Variant
 from medfm_compress.runtime.cpu import missing_flags, read_cpu
 from medfm_compress.runtime.errors import BundleRefused, InputError
 from medfm_compress.runtime.heap import release_unused_memory
-from medfm_compress.runtime.sessions.instruction_sets import BF16, multiplies_exactly
+from medfm_compress.runtime.sessions.instruction_sets import BF16, favours_symmetric, multiplies_exactly
 from medfm_compress.runtime.sessions.table import is_available
 
 _BACKENDS = ("openvino", "onnxruntime")
@@ -100,7 +100,8 @@ def make_group(variant: Variant, contents: tuple[bytes, ...], threads: int) -> G
         return Group(reference=reference, floats=(), rests=("fp32",), variant=int8, last=fused, reduced=reduced)
     floats = tuple(partial(_float, variant.backend, precision, contents, threads) for precision in _FLOATS)
     rests: tuple[Rest, ...] = ("fp32", "bf16") if not missing_flags(BF16, cpu) else ("fp32",)
-    return Group(reference=reference, floats=floats, rests=rests, variant=int8, reduced=reduced)
+    symmetric = favours_symmetric(variant.backend, cpu)
+    return Group(reference=reference, floats=floats, rests=rests, variant=int8, symmetric=symmetric, reduced=reduced)
 
 
 def _float(backend: Backend, precision: Precision, contents: tuple[bytes, ...], threads: int) -> Attempt:

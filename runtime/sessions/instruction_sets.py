@@ -23,6 +23,7 @@ from medfm_compress.runtime.cpu import Cpu, missing_flags
 InstructionSet = tuple[str, ...]
 
 U8S8: InstructionSet = ("avx512_vnni|avx_vnni|amx_int8|asimd",)
+AMX_INT8: InstructionSet = ("amx_int8",)
 BF16: InstructionSet = ("avx512_bf16|amx_bf16",)
 FP16: InstructionSet = ("avx512_fp16|amx_fp16|asimdhp",)
 ANY: InstructionSet = ()
@@ -61,6 +62,15 @@ def lacking(backend: Backend, needed: InstructionSet, cpu: Cpu) -> InstructionSe
     """
     decisive = (*U8S8, *BF16, *FP16) if backend == "openvino" else ANY
     return tuple(need for need in missing_flags(needed, cpu) if need in decisive)
+
+
+def favours_symmetric(backend: Backend, cpu: Cpu) -> bool:
+    """Whether activations without a zero point are multiplied faster on ``cpu``: by OpenVINO with AMX.
+
+    Its matrix unit takes signed bytes as they are, and a zero point costs a correction of every result. VNNI alone
+    takes unsigned bytes, so there the signed ones cost a correction (``experiments/symmetric_activations.py``).
+    """
+    return backend == "openvino" and not missing_flags(AMX_INT8, cpu)
 
 
 def multiplies_exactly(cpu: Cpu) -> bool:

@@ -104,6 +104,7 @@ def search(
     budget=60.0,
     floats=(),
     rests=("fp32",),
+    symmetric=False,
     backend="openvino",
     weight_bits=0,
     **builder,
@@ -118,6 +119,7 @@ def search(
         floats=tuple(lambda trial=trial: trial for trial in floats),
         rests=rests,
         variant=lambda method: make_variant(backend, "int8"),
+        symmetric=symmetric,
     )
     limits = Limits(
         error=error,
@@ -264,6 +266,20 @@ def test_float_precisions_come_behind_the_first_files_and_always(validation, bud
     plans = {"int8-minmax": (4.0, 0.01), "int8-bf16-minmax": (4.1, 0.02)}
     tried = run(validation, plans, floats=(bf16,), rests=("fp32", "bf16"), budget=budget)
     assert list(tried)[: len(order)] == order
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_where_zero_points_cost_time_the_first_candidates_do_without_them(validation, trained):
+    variant = make_variant("openvino", "bf16")
+    export = Export(variant=variant, contents=(), session=PlayedSession(5.0, 0.001))
+    bf16 = CandidateTrial(name="bf16", variant=variant, export=export)
+    plans = {"int8-balanced-symmetric+minmax": (4.0, 0.01), "int8-symmetric+minmax": (3.0, 0.01)}
+    tried = run(validation, plans, floats=(bf16,), symmetric=True, trained=trained)
+    if trained:  # its ranges hold for the levels that they were trained with
+        assert "int8-trained" in tried and not any("symmetric" in name for name in tried)
+        return
+    assert list(tried)[:4] == ["fp32", "int8-balanced-symmetric+minmax", "int8-symmetric+minmax", "bf16"]
+    assert "int8-attention+symmetric+minmax" in tried and kept(tried) == ["int8-symmetric+minmax"]
 
 
 def test_layers_are_excluded_until_the_limits_are_met(validation):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
+import msgspec
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from medfm_compress.compress.quantization import placement_openvino
 from medfm_compress.compress.quantization.calibrate import calibrate
 from medfm_compress.compress.quantization.layer_sensitivity import rank_layers
-from medfm_compress.compress.quantization.qdq import Placement, write_qdq
+from medfm_compress.compress.quantization.qdq import Placement, Symmetric, write_qdq
 from medfm_compress.compress.quantization.range_estimators import Range, estimate_ranges
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.golden_cases import relative_logit_error
@@ -80,12 +81,14 @@ def logits(model: ir.Model, images: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([session.run(None, {"image": images[i : i + 1]})[0] for i in range(len(images))])
 
 
-@pytest.mark.parametrize("reduced", [False, True])
+@pytest.mark.parametrize(
+    ("reduced", "symmetric"), [(False, "none"), (True, "none"), (False, "balanced"), (False, "all")]
+)
 def test_errors_are_those_of_quantizing_each_layer_alone(
-    model: ir.Model, ranges: dict[str, Range], images: NDArray[np.float32], reduced: bool
+    model: ir.Model, ranges: dict[str, Range], images: NDArray[np.float32], reduced: bool, symmetric: Symmetric
 ) -> None:
     def place(graph: ir.Model, exclude: Collection[str] = ()) -> Placement:
-        return placement_openvino.place(graph, exclude, reduced=reduced)
+        return msgspec.structs.replace(placement_openvino.place(graph, exclude, reduced=reduced), others=symmetric)
 
     before = ir.to_proto(model).SerializeToString()
     ranked = rank_layers(model, ranges, place, images)

@@ -9,7 +9,15 @@ from medfm_compress.compress.quantization.nncf_settings import NncfSettings
 
 
 def search_candidates(
-    placements, better=lambda method: False, *, rests=("fp32",), limits=True, ranked=(), smooths=True, divides=False
+    placements,
+    better=lambda method: False,
+    *,
+    rests=("fp32",),
+    limits=True,
+    ranked=(),
+    smooths=True,
+    divides=False,
+    symmetric="none",
 ):
     """Walk the candidates; one that is ``better`` becomes the best one."""
     state, walked = {"best": None}, []
@@ -20,7 +28,7 @@ def search_candidates(
         divides=lambda: divides,
         tried=lambda method: method in walked,
     )
-    starts = tuple(Method(placement=name, rest=rest) for name in placements for rest in rests)
+    starts = tuple(Method(placement=name, rest=rest, symmetric=symmetric) for name in placements for rest in rests)
     for candidate in candidates(starts, lookup):
         walked.append(candidate)
         if isinstance(candidate, Method) and (state["best"] is None or better(candidate)):
@@ -68,6 +76,18 @@ def test_the_float_part_may_have_another_precision():
 def test_what_follows_builds_on_the_better_precision_of_the_float_part():
     bf16 = search_candidates(("default", "attention"), lambda method: method.rest == "bf16", rests=("fp32", "bf16"))
     assert names(bf16)[2:4] == ["int8-bf16-mse", "int8-bf16-mse+smoothquant"]
+
+
+def test_where_zero_points_cost_time_candidates_have_few_and_then_none():
+    first = ["int8-balanced-symmetric+minmax", "int8-bf16-balanced-symmetric+minmax"]
+    walked = search_candidates(("default", "attention"), rests=("fp32", "bf16"), symmetric="balanced")
+    assert names(walked)[:4] == [*first, "int8-symmetric+minmax", "int8-balanced-symmetric+mse"]
+    assert "int8-attention+balanced-symmetric+minmax" in names(walked)
+    better = search_candidates(
+        ("default", "attention"), lambda method: method.symmetric == "all", rests=("fp32", "bf16"), symmetric="balanced"
+    )
+    assert names(better)[2:5] == ["int8-symmetric+minmax", "int8-symmetric+mse", "int8-symmetric+mse+smoothquant"]
+    assert any(name.startswith("int8-attention+symmetric+") for name in names(better))
 
 
 def test_dynamic_ranges_have_no_estimator():

@@ -7,7 +7,7 @@ FAST = Method(placement="byte-sums")
 
 
 def walk(missed, **applies):
-    tried = [applies.get("before")]
+    tried = [FAST, applies.get("before")]  # what misses was tried
     lookup = Lookup(
         standing=lambda: Standing(best=None, within_limits=False),
         most_harmful=lambda method: (),
@@ -18,7 +18,7 @@ def walk(missed, **applies):
     )
     for item in missed_candidates(lookup):
         tried.append(item)
-    return [item.candidate if isinstance(item, DoesNotApply) else str(item) for item in tried[1:]]
+    return [item.candidate if isinstance(item, DoesNotApply) else str(item) for item in tried[2:]]
 
 
 def test_each_change_comes_on_top_of_the_best_that_misses():
@@ -28,6 +28,12 @@ def test_each_change_comes_on_top_of_the_best_that_misses():
         "int8-byte-sums+minmax+explicit-smoothquant-0.7",
         "int8-byte-sums+minmax+explicit-smoothquant-0.85",
     ]
+
+
+def test_what_did_without_zero_points_gets_them_last():
+    for symmetric in ("balanced", "all"):
+        missed = Method(placement="byte-sums", symmetric=symmetric, estimator="mse")
+        assert walk(lambda missed=missed: missed)[-1] == "int8-byte-sums+mse"
 
 
 def test_it_ends_where_nothing_is_missed_any_more():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -9,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from medfm_compress.compress.quantization.qdq import SAME_AS, Placement, affine, write_qdq
+from medfm_compress.compress.quantization.qdq import BALANCED, SAME_AS, Placement, affine, write_qdq
 from medfm_compress.compress.quantization.sum_preserving_rounding import round_keeping_sums
 from medfm_compress.compress.quantization.weights import layers, quantize_weight
 from medfm_compress.runtime.cpu import read_cpu
@@ -177,6 +178,36 @@ def test_symmetric_values_are_signed() -> None:
     assert array(quantized, "image_zero").dtype == np.int8 and array(quantized, "image_zero") == 0
     assert array(quantized, "image_scale") == np.float32(3 / 127)
     assert array(quantized, "hidden_zero").dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "signed"),
+    [
+        (-1.0, 1.0, {"balanced", "all"}),
+        (-1.0, 1.9, {"balanced", "all"}),
+        (-1.9, 1.0, {"balanced", "all"}),
+        (-1.0, 2.1, {"all"}),
+        (-0.17, 6.0, {"all"}),
+        (-3.0, -1.0, {"all"}),  # widened to hold 0
+        (0.0, 6.0, set()),  # its zero point is 0 as it is
+        (0.5, 6.0, set()),
+    ],
+)
+def test_a_range_decides_whether_a_value_needs_a_zero_point(low: float, high: float, signed: set[str]) -> None:
+    assert not Placement().is_signed("x", low, high) and Placement(signed=True).is_signed("x", low, high)
+    assert Placement(symmetric=frozenset("x")).is_signed("x", low, high)
+    assert {which for which in ("balanced", "all") if Placement(others=which).is_signed("x", low, high)} == signed
+    if "balanced" in signed:
+        assert affine(low, high, signed=True).scale <= BALANCED * 255 / 254 * affine(low, high).scale
+
+
+def test_without_zero_points_activations_keep_their_numbers() -> None:
+    ranges = {"image": (-1.9, 3.0), "hidden": (0.0, 5.0), "view": (0.0, 5.0)}
+    quantized = write_qdq(network(), msgspec.structs.replace(BOTH, others="balanced"), ranges)
+    zeros = [array(quantized, f"{name}_zero") for name in ranges]
+    assert [zero.dtype for zero in zeros] == [np.int8, np.uint8, np.uint8] and not any(zeros)
+    asymmetric = run(write_qdq(network(), BOTH, ranges), image())
+    assert 0 < np.abs(run(quantized, image()) - asymmetric).max() < 0.2 * np.abs(asymmetric).max()
 
 
 @pytest.mark.parametrize(

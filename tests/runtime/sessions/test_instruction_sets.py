@@ -14,7 +14,14 @@ from medfm_compress.runtime import cpu as cpu_module
 from medfm_compress.runtime.bundle.manifest import Variant
 from medfm_compress.runtime.cpu import Cpu, missing_flags, read_cpu
 from medfm_compress.runtime.errors import BundleRefused
-from medfm_compress.runtime.sessions.instruction_sets import BF16, FULL_RANGE, U8S8, instructions, multiplies_exactly
+from medfm_compress.runtime.sessions.instruction_sets import (
+    BF16,
+    FULL_RANGE,
+    U8S8,
+    favours_symmetric,
+    instructions,
+    multiplies_exactly,
+)
 from medfm_compress.runtime.sessions.protocol import Availability
 from medfm_compress.runtime.variant_selection import Machine, incompatibility
 
@@ -62,6 +69,12 @@ def test_what_openvino_may_run_on_a_cpu(cpu, runs):
 def test_only_vnni_and_arm_multiply_exactly():
     assert [multiplies_exactly(c) for c in (HASWELL, SKYLAKE, UNKNOWN)] == [False] * 3
     assert all(map(multiplies_exactly, (ALDER_LAKE, GENOA, SAPPHIRE, ORIN)))
+
+
+def test_only_openvino_with_amx_favours_symmetric_activations():
+    cpus = (HASWELL, SKYLAKE, ALDER_LAKE, GENOA, SAPPHIRE, ORIN, UNKNOWN)
+    assert [favours_symmetric("openvino", cpu) for cpu in cpus] == [cpu is SAPPHIRE for cpu in cpus]
+    assert not any(favours_symmetric("onnxruntime", cpu) for cpu in cpus)
 
 
 def test_a_reduced_range_needs_no_vnni_and_keeps_its_other_needs():
