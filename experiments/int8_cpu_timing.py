@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -20,6 +21,7 @@ import msgspec
 
 from int8_cpu_compared import ComparedModel, Worker, opened, pin
 from int8_cpu_quiet import FullSpeed, Quiet, watched_machine
+from medfm_compress.bench.measure.stopwatch import drawn_order
 
 LEAST_ROUNDS = 10
 LEAST_SLOW_ROUNDS = 6
@@ -78,8 +80,9 @@ def time_cell(cell: Cell) -> Timed:
                 expected = {name: median(entry.time(_WARM_UP)[0][1:]) for name, entry in running.items()}
                 calls = calls or {name: _calls(cell, ms) for name, ms in expected.items()}
                 spent: dict[str, list[float]] = {name: [] for name in running}
-                for _ in range(rounds_of(cell, expected, calls)):
-                    for name, entry in running.items():
+                names = list(running)
+                for order in islice(drawn_order(len(names)), rounds_of(cell, expected, calls)):
+                    for name, entry in ((names[number], running[names[number]]) for number in order):
                         wall, cpu = full_speed.turn(partial(take_turn, entry, calls[name]))
                         samples.setdefault(name, []).extend(wall)
                         spent[name] += cpu

@@ -16,6 +16,7 @@ costs under a microsecond; ``docs/results/measuring.md`` has the figures.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from msgspec import Meta
 from medfm_compress.bench.measure.energy import COUNTERS
 from medfm_compress.bench.measure.opened_model import device_of
 from medfm_compress.bench.measure.requests import STAGES, Open, Reply, Time, TimeBatch, WarmUp
+from medfm_compress.bench.measure.stopwatch import drawn_order
 from medfm_compress.bench.measure.worker_process import Worker
 from medfm_compress.bench.types.measurement import BatchTiming, Measurement
 from medfm_compress.runtime.columns import Column
@@ -103,7 +105,7 @@ def measure(
     progress: Progress | None = None,
     batches: Sequence[int] = (),
 ) -> tuple[Measurement, ...]:
-    """Measure ``models`` against each other, in their order.
+    """Measure ``models`` against each other, in rounds of a turn each, in an order drawn for every round.
 
     Args:
         models: at least one; names must differ.
@@ -123,9 +125,10 @@ def measure(
     progress = progress or no_progress
     with contextlib.ExitStack() as stack:
         runs = [_Run(stack, model, plan, progress) for model in models]
-        for _ in counted(range(plan.rounds), "rounds of timing", plan.rounds, progress):
-            for run in runs:
-                run.take_turn()
+        orders = itertools.islice(drawn_order(len(runs)), plan.rounds)
+        for order in counted(orders, "rounds of timing", plan.rounds, progress):
+            for number in order:
+                runs[number].take_turn()
         for batch in batches:
             progress(f"batches of {batch}")
             for run in runs:

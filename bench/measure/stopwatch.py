@@ -1,6 +1,6 @@
 """The one stopwatch in this process: samples of calls in turns, for where a rough order is enough.
 
-    A B A B A B …
+    A B | B A | A B | …        each round in an order drawn anew (`drawn_order`)
 
 so that a machine that slows down slows all calls alike. The statistic is the median. What is opened in this process
 shares its memory, its caches and its other threads: two readings minutes apart differ by up to half. What decides what
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
@@ -61,12 +62,28 @@ def interleaved_ms(
     samples: tuple[list[float], ...] = tuple([] for _ in calls)
     begin = clock()
     with without_collector():
-        while not _enough(samples, clock() - begin, effort):
-            for call, values in zip(calls, samples, strict=True):
+        for order in drawn_order(len(calls)):
+            if _enough(samples, clock() - begin, effort):
+                break
+            for number in order:
                 start = clock()
-                call()
-                values.append((clock() - start) * 1e3)
+                calls[number]()
+                samples[number].append((clock() - start) * 1e3)
     return samples
+
+
+def drawn_order(count: int) -> Iterator[Sequence[int]]:
+    """The order of turns of each round, without end: every permutation as likely, the same ones in every process.
+
+    In a fixed order what recurs with the period of a round (a neighbour's work, a clock that is raised and lowered)
+    falls on the same one always, and looks like its own slowness: a session timed against itself took 0.49 times as
+    long where it came first (docs/results/measuring.md). Randomized complete blocks: Fisher, The Design of Experiments,
+    1935.
+    """
+    order, draw = list(range(count)), random.Random(0)  # noqa: S311 - nothing secret
+    while True:
+        draw.shuffle(order)
+        yield tuple(order)
 
 
 def interleaved_p50_ms(

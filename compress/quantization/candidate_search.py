@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from medfm_compress.bench.measure.speedup import paired_ratio
 from medfm_compress.bench.measure.stopwatch import Effort, interleaved_ms
+from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.quantization_step import FURTHER
 from medfm_compress.compress.quantization.candidate_trial import (
     Attempt,
@@ -232,7 +233,7 @@ def time_beside(
     limits: Limits,
     pacemaker: CandidateTrial | None = None,
 ) -> CandidateTrial:
-    """An opened trial with how fast it is beside FP32, and beside the pacemaker: itself where there is none yet.
+    """An opened trial with how fast it is beside FP32, and beside the pacemaker; it is the pacemaker where none is yet.
 
     With a pacemaker its speed-up is that of the pacemaker over its pace, so that candidates stand in the order of their
     paces; the interval holds both readings, of which either may be of a slower machine.
@@ -244,8 +245,10 @@ def time_beside(
     timed = msgspec.structs.replace(timed, search_interval=direct)
     if limits.weight_bits or not (pacemaker or timed.is_faster):
         return timed
-    pace = paired_ratio(*_in_turns(trial, pacemaker or trial, image, limits))
-    if pacemaker is None or not pace.estimate > 0:
+    if pacemaker is None:
+        return msgspec.structs.replace(timed, pace=Interval(estimate=1.0, low=1.0, high=1.0))
+    pace = paired_ratio(*_in_turns(trial, pacemaker, image, limits))
+    if not pace.estimate > 0:
         return msgspec.structs.replace(timed, pace=pace)
     its = pacemaker.interval
     both = msgspec.structs.replace(

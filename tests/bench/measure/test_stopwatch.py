@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
+from itertools import islice
 
+import numpy as np
+
+from medfm_compress.bench.measure.speedup import paired_ratio
 from medfm_compress.bench.measure.stopwatch import (
     WARM_UP,
     Effort,
+    drawn_order,
     interleaved_ms,
     interleaved_p50_ms,
     without_collector,
@@ -33,8 +39,30 @@ def test_calls_take_turns_and_the_first_ones_do_not_count() -> None:
     order: list[str] = []
     effort = Effort(least_rounds=4, most_rounds=4)
     samples = interleaved_ms([lambda: order.append("a"), lambda: order.append("b")], effort)
-    assert "".join(order) == "ab" * (WARM_UP + 4)
+    assert "".join(order[: 2 * WARM_UP]) == "ab" * WARM_UP
+    rounds = ["".join(order[i : i + 2]) for i in range(2 * WARM_UP, len(order), 2)]
+    assert len(rounds) == 4 and set(rounds) == {"ab", "ba"}
     assert [len(values) for values in samples] == [4, 4]
+
+
+def test_every_order_of_turns_is_drawn_alike_and_the_same_in_every_process() -> None:
+    orders = list(islice(drawn_order(3), 600))
+    assert orders == list(islice(drawn_order(3), 600))
+    counts = Counter(orders)
+    assert len(counts) == 6 and all(70 < count < 130 for count in counts.values())
+
+
+def test_what_recurs_with_the_period_of_a_round_falls_on_no_call_alone() -> None:
+    """Two equal calls of 3 ms on a machine that takes twice as long for 3 of every 9 ms."""
+    clock = Clock()
+
+    def call() -> None:
+        clock.seconds += 0.006 if round(clock.seconds * 1e3) % 9 >= 3 else 0.003
+
+    first, second = interleaved_ms([call, call], Effort(least_rounds=40, most_rounds=40), clock)
+    assert {(a, b) for a, b in zip(np.round(first), np.round(second), strict=True)} == {(3, 6), (6, 3)}
+    ratio = paired_ratio(*(np.array(values).reshape(-1, 1) for values in (first, second)))
+    assert ratio.low < 0.55 and ratio.high > 1.9  # no telling which is faster
 
 
 def test_the_median_is_in_milliseconds() -> None:
