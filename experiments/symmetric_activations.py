@@ -14,6 +14,7 @@ import argparse
 import os
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,7 @@ def compare(work: Path, precision: str, placement: str) -> None:
     from int8_cpu_network import load_network
     from int8_cpu_ours import batches, form_of, product_graph
     from medfm_compress.bench.measure.speedup import paired_ratio
+    from medfm_compress.bench.measure.stopwatch import drawn_order
     from medfm_compress.compress.quantization.build_candidate import GraphBuilder
     from medfm_compress.compress.quantization.calibrate import calibrate
     from medfm_compress.compress.quantization.methods import Method
@@ -71,8 +73,9 @@ def compare(work: Path, precision: str, placement: str) -> None:
     expected = logits(float32, cases)
     image = np.load(work / "image-b1.npy")
     samples: dict[str, list[list[float]]] = {symmetric: [] for symmetric in sessions}
-    for _ in range(ROUNDS):
-        for symmetric, session in sessions.items():
+    for order in islice(drawn_order(len(sessions)), ROUNDS):
+        for symmetric in (tuple(sessions)[number] for number in order):
+            session = sessions[symmetric]
             feeds = {session.input_names[0]: image}
             session.run(feeds)
             start = time.process_time()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ NEAR = 1.05
 def main() -> None:
     """Read the arguments, print one row for each way."""
     from medfm_compress.bench.measure.speedup import paired_ratio
+    from medfm_compress.bench.measure.stopwatch import drawn_order
     from medfm_compress.runtime.bundle.bundle import Bundle
     from medfm_compress.runtime.sessions.table import open_variant
 
@@ -42,13 +44,12 @@ def main() -> None:
         session.run(feeds)
         return 1e3 * (time.process_time() - start)
 
-    draw = np.random.default_rng(1)
     found: dict[str, list[tuple[float, float, float]]] = {"fixed": [], "drawn": []}
     for _ in range(arguments.windows):
         for way, intervals in found.items():
             samples: NDArray[np.float64] = np.zeros((2, ROUNDS, 1))
-            for number in range(ROUNDS):
-                for turn in (0, 1) if way == "fixed" else draw.permutation(2):
+            for number, drawn in enumerate(islice(drawn_order(2), ROUNDS)):
+                for turn in (0, 1) if way == "fixed" else drawn:
                     samples[turn, number, 0] = call_ms()
             ratio = paired_ratio(samples[0], samples[1])
             intervals.append((ratio.estimate, ratio.low, ratio.high))

@@ -1,8 +1,8 @@
 """Time several models against each other: each in a fresh process, in interleaved rounds, raw samples kept.
 
-After every model is open and warm, round r asks each in turn for its calls (A B C, A B C, …), and only the one
-that is asked runs. Whatever drifts on the machine (clock, heat, neighbours) then meets all of them alike, and ratios
-are taken round by round (see `speedup`).
+After every model is open and warm, each round asks each in turn for its calls, in an order that is drawn (B A C, C A B,
+…, see `stopwatch.drawn_order`), and only the one that is asked runs. Whatever drifts on the machine (clock, heat,
+neighbours) then meets all of them alike, and ratios are taken round by round (see `speedup`).
 
 Warm is: the medians of two successive windows of 8 calls differ by at most 3% of the earlier one.
 `Measurement.warm_up_stable` says whether that was reached within ``Plan.warm_up_s``; where it was not, the samples were

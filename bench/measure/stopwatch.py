@@ -1,6 +1,6 @@
 """The one stopwatch in this process: samples of calls in turns, for where a rough order is enough.
 
-    A B | B A | A B | …        each round in an order drawn anew (`drawn_order`)
+    A B | B A | B A | A B | …        orders are drawn, and each is followed by its reverse (`drawn_order`)
 
 so that a machine that slows down slows all calls alike. The statistic is the median. What is opened in this process
 shares its memory, its caches and its other threads: two readings minutes apart differ by up to half. What decides what
@@ -32,7 +32,7 @@ class Effort(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         steady_s: after which it ends as soon as every call is stable (see `is_stable`); never sooner than that.
     """
 
-    least_rounds: int = 7
+    least_rounds: int = 8
     most_rounds: int = 40
     seconds: float = 2.5
     steady_s: float = float("inf")
@@ -73,8 +73,9 @@ def interleaved_ms(
 
 
 def drawn_order(count: int) -> Iterator[Sequence[int]]:
-    """The order of turns of each round, without end: every permutation as likely, the same ones in every process.
+    """The order of turns of each round, without end: each that is drawn, then its reverse; the same in every process.
 
+    So in every even number of rounds each call stands before each other one as often as behind it.
     In a fixed order what recurs with the period of a round (a neighbour's work, a clock that is raised and lowered)
     falls on the same one always, and looks like its own slowness: a session timed against itself took 0.49 times as
     long where it came first (docs/results/measuring.md). Randomized complete blocks: Fisher, The Design of Experiments,
@@ -84,6 +85,7 @@ def drawn_order(count: int) -> Iterator[Sequence[int]]:
     while True:
         draw.shuffle(order)
         yield tuple(order)
+        yield tuple(reversed(order))
 
 
 def interleaved_p50_ms(

@@ -181,7 +181,10 @@ class EngineTimer:
 
 
 def int8_files(graph: bytes, goal: LatencyGoal) -> tuple[bytes, ...]:
-    """A graph with the product's own Q/DQ; its ranges are made up, since the time hardly depends on them."""
+    """A graph with the product's own Q/DQ; its ranges are made up, and balanced, on which the time hardly depends.
+
+    With AMX it does a little: four layers of 1,536 to 384 took 1.05 to 1.07 times as long behind a skewed range.
+    """
     from medfm_compress.compress.quantization.build_candidate import GraphBuilder
 
     model = parse_onnx(graph)

@@ -27,7 +27,7 @@ from medfm_compress.compress.quantization.methods import DEFAULT_ESTIMATOR, EXPL
 from medfm_compress.compress.quantization.nncf_candidates import first_settings, is_installed
 from medfm_compress.compress.quantization.nncf_job import NncfJob, quantize_with_nncf
 from medfm_compress.compress.quantization.nncf_settings import MISSING, NncfSettings
-from medfm_compress.compress.quantization.qdq import Placement, write_qdq
+from medfm_compress.compress.quantization.qdq import Placement, Symmetric, write_qdq
 from medfm_compress.compress.quantization.range_estimators import Range, estimate_ranges
 from medfm_compress.compress.quantization.smoothquant import Smoothed, smooth
 from medfm_compress.compress.quantization.tensorrt_graphs import write_precision
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 DYNAMIC = "dynamic"
 SAMPLE = 32  # calibration cases kept: rescaled activations get their histograms from them
+_SYMMETRIC: tuple[Symmetric, Symmetric] = ("balanced", "all")
 _ISLAND_CASES = 8  # of them, on which nodes are tried in FP16
 _RANKING = 4  # of them, on which layers are ranked
 _RANKING_S = 60.0  # for one ranking of layers
@@ -118,6 +119,15 @@ class GraphBuilder:
             names.setdefault(place(model, column_branch(model)), name)
         dynamic = (DYNAMIC,) if backend == "onnxruntime" and has_attention(self._model) else ()
         return (*names.values(), *dynamic)
+
+    def is_skewed(self, backend: Backend) -> bool:
+        """Whether an activation has a zero point although those of a balanced range have none."""
+        model, ranges = self._prepared(backend, Method())
+        balanced, none_left = (
+            _place(backend, Method(symmetric=symmetric), model, column_branch(model)) for symmetric in _SYMMETRIC
+        )
+        known = {name: ranges[name] for name in balanced.activations if name in ranges}
+        return any(balanced.is_signed(name, *ends) != none_left.is_signed(name, *ends) for name, ends in known.items())
 
     def smooths(self) -> bool:
         """Whether SmoothQuant finds anything to fold into."""

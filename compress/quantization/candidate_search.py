@@ -63,7 +63,7 @@ _FINALISTS = 3
 _PLAUSIBLE = 1.25  # a finalist is at most so many times slower than the fastest, as timed in this process
 _HOPEFUL = 10.0  # times the error limit, above which no better numbers are looked for
 _SECONDS = 1.5  # of each timing of a candidate, beside FP32 and beside the pacemaker; fewer rounds where it is slow
-_LEAST_ROUNDS = 7
+_LEAST_ROUNDS = 8  # even, see `drawn_order`
 _FIRST_ROUNDS = 3  # of FP32 alone: a first idea of how slow the network is
 
 
@@ -89,6 +89,10 @@ class Builder(Protocol):
 
     def divides(self) -> bool:
         """Whether SmoothQuant by multiplications finds outlier channels."""
+        ...
+
+    def is_skewed(self, backend: Backend) -> bool:
+        """Whether an activation has a zero point although those of a balanced range have none."""
         ...
 
     def most_harmful(self, backend: Backend, method: Method) -> tuple[str, ...]:
@@ -149,10 +153,12 @@ def search_candidates(
         tried=lambda method: any(trial.method == method for trial in trials_of(attempts)),
         nncf=lambda: builder.nncf(backend) if limits.nncf else None,
         reduced=group.reduced,
+        symmetric="balanced" if group.symmetric else "none",
+        is_skewed=lambda: builder.is_skewed(backend),
         nncf_standing=lambda: _nncf_standing(attempts, limits),
         error_limit=limits.error,
     )
-    for candidate in _timely(group, candidates(_starts(group, builder, limits), lookup), lookup, limits):
+    for candidate in _timely(group, _starts(group, builder, limits), lookup, limits):
         if isinstance(candidate, DoesNotApply):
             attempts.append(candidate)
             continue
@@ -297,25 +303,29 @@ def _starts(group: Group, builder: Builder, limits: Limits) -> tuple[Method, ...
     return tuple(msgspec.structs.replace(first, placement=name, rest=rest) for name in names for rest in group.rests)
 
 
-def _timely(
-    group: Group, methods: Iterator[Method | DoesNotApply], lookup: Lookup, limits: Limits
-) -> Iterator[Attempt | Method]:
+def _timely(group: Group, starts: tuple[Method, ...], lookup: Lookup, limits: Limits) -> Iterator[Attempt | Method]:
     """The candidates, within the budget: the first INT8 one and the float ones always, which are hardly ever faster.
 
-    The float ones come behind the first numbers in each precision of their rest, and without zero points.
+    The float ones come behind the first numbers in each precision of their rest, and without zero points. Where time
+    ends and nothing without them may ship, the first one is tried with them.
     """
     floats = () if limits.weight_bits else group.floats
-    first_ones = len(group.rests) + group.symmetric
-    for number, method in enumerate(methods):
+    first_ones = len(group.rests) + (starts[0].symmetric != "none")
+    for number, method in enumerate(candidates(starts, lookup)):
         if number == first_ones:
             yield from (open_float() for open_float in floats)
             floats = ()
         exhausted = limits.budget.exhausted() if number else ""
         if exhausted:
+            with_zero_points = msgspec.structs.replace(starts[0], symmetric="none")
+            if not lookup.standing().within_limits and not lookup.tried(with_zero_points):
+                yield with_zero_points
             yield from (open_float() for open_float in floats)
             yield DoesNotApply(candidate=FURTHER, reason=exhausted)
+            floats = ()
             break
         yield method
+    yield from (open_float() for open_float in floats)  # of fewer candidates than that
     if group.last is not None and not lookup.standing().within_limits and not limits.weight_bits:
         yield group.last()
 

@@ -121,6 +121,8 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
         nncf_standing: the best of NNCF's so far.
         error_limit: largest relative logit error.
         reduced: weights have 7 bits.
+        symmetric: activations that the first candidates leave without a zero point.
+        is_skewed: whether one with a zero point is left then.
     """
 
     standing: Callable[[], Standing]
@@ -133,6 +135,8 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
     nncf_standing: Callable[[], Standing] = lambda: Standing(best=None, within_limits=False)
     error_limit: float = 0.0
     reduced: bool = False
+    symmetric: Symmetric = "none"
+    is_skewed: Callable[[], bool] = lambda: True
 
 
 def candidates(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | DoesNotApply]:
@@ -155,14 +159,16 @@ def candidates(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | 
         yield from _trained(lookup, starts)
         if lookup.standing().within_limits:
             return
-        first = msgspec.structs.replace(first, estimator=DEFAULT_ESTIMATOR)
+        first = msgspec.structs.replace(first, estimator=DEFAULT_ESTIMATOR, symmetric=lookup.symmetric)
         yield first
     for rest in (start.rest for start in starts[1:] if start.placement == first.placement):
         yield msgspec.structs.replace(first, rest=rest)  # the same files, and often faster: what follows builds on it
-    if first.symmetric == "balanced":
-        yield msgspec.structs.replace(_best(lookup, first), symmetric="all")
+    yield from _without_zero_points(lookup, first)
     yield msgspec.structs.replace(_best(lookup, first), estimator=SECOND_ESTIMATOR)
     yield from _smoothed(lookup, first)
+    finer = msgspec.structs.replace(_best(lookup, first), symmetric="none")
+    if not lookup.standing().within_limits and not lookup.tried(finer):
+        yield finer  # whatever limit is missed: their steps are smaller
     static = _best(lookup, first)
     for start in starts[1:]:
         placed = msgspec.structs.replace(static, placement=start.placement, rest=start.rest)
@@ -190,6 +196,17 @@ def _trained(lookup: Lookup, starts: tuple[Method, ...]) -> Iterator[Method | Do
     yield from starts[1:]
     if lookup.standing().within_limits:
         yield DoesNotApply(candidate="int8-calibrated", reason="the network was trained for INT8, within the limits")
+
+
+def _without_zero_points(lookup: Lookup, first: Method) -> Iterator[Method | DoesNotApply]:
+    """Those that a skewed range keeps in the first candidates are left out too."""
+    if first.symmetric != "balanced":
+        return
+    if not lookup.is_skewed():
+        yield DoesNotApply(candidate="int8-symmetric", reason="no activation has a skewed range")
+        return
+    best = _best(lookup, first)
+    yield msgspec.structs.replace(first if best.estimator == TRAINED else best, symmetric="all")
 
 
 def _smoothed(lookup: Lookup, first: Method) -> Iterator[Method | DoesNotApply]:

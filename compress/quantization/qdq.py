@@ -44,7 +44,7 @@ _LEAST_SCALE = 1e-8  # below it, scales of products leave float32's normal range
 
 Symmetric = Literal["none", "balanced", "all"]
 """Activations that are S8 symmetric beside those that a placement names: none; those of a balanced range, whose steps
-grow by a third at most; all that are ever negative, so that no activation has a zero point other than 0."""
+grow by a third at most; all that would have a zero point other than 0."""
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +80,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the value ``name`` with the range ``[low, high]`` becomes S8 symmetric."""
         if self.signed or name in self.symmetric:
             return True
-        if self.others == "none" or low >= 0:
+        if self.others == "none" or affine(low, high).zero == 0:  # which costs nothing
             return False
         return self.others == "all" or 2 * max(-low, high) <= BALANCED * (max(high, 0.0) - low)
 

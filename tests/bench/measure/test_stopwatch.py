@@ -7,6 +7,7 @@ from collections import Counter
 from itertools import islice
 
 import numpy as np
+import pytest
 
 from medfm_compress.bench.measure.speedup import paired_ratio
 from medfm_compress.bench.measure.stopwatch import (
@@ -50,19 +51,25 @@ def test_every_order_of_turns_is_drawn_alike_and_the_same_in_every_process() -> 
     assert orders == list(islice(drawn_order(3), 600))
     counts = Counter(orders)
     assert len(counts) == 6 and all(70 < count < 130 for count in counts.values())
+    for rounds in (8, 10, 12, 20, 40):  # what a search, its last run and `bench` take
+        for calls in (2, 3, 5):
+            firsts = [order.index(0) < order.index(1) for order in islice(drawn_order(calls), rounds)]
+            assert sum(firsts) == rounds / 2
 
 
-def test_what_recurs_with_the_period_of_a_round_falls_on_no_call_alone() -> None:
+@pytest.mark.parametrize("rounds", [8, 10, 12, 20, 40])
+def test_what_recurs_with_the_period_of_a_round_falls_on_no_call_alone(rounds: int) -> None:
     """Two equal calls of 3 ms on a machine that takes twice as long for 3 of every 9 ms."""
     clock = Clock()
 
     def call() -> None:
         clock.seconds += 0.006 if round(clock.seconds * 1e3) % 9 >= 3 else 0.003
 
-    first, second = interleaved_ms([call, call], Effort(least_rounds=40, most_rounds=40), clock)
+    first, second = interleaved_ms([call, call], Effort(least_rounds=rounds, most_rounds=rounds), clock)
     assert {(a, b) for a, b in zip(np.round(first), np.round(second), strict=True)} == {(3, 6), (6, 3)}
     ratio = paired_ratio(*(np.array(values).reshape(-1, 1) for values in (first, second)))
     assert ratio.low < 0.55 and ratio.high > 1.9  # no telling which is faster
+    assert ratio.estimate == pytest.approx(1.0)
 
 
 def test_the_median_is_in_milliseconds() -> None:

@@ -39,18 +39,31 @@ class PlayedSession:
 class PlayedBuilder:
     """Plans: method name → (ms, noise), or an exception."""
 
-    def __init__(self, plans, smooths=True, ranked=("a", "b", "c"), trained=False, nncf=MISSING):
+    def __init__(
+        self,
+        plans,
+        smooths=True,
+        ranked=("a", "b", "c"),
+        trained=False,
+        nncf=MISSING,
+        skewed=True,
+        placements=("default", "attention"),
+    ):
         self.plans, self._smooths, self._ranked, self.trained = plans, smooths, ranked, trained
+        self.skewed, self._placements = skewed, placements
         self.nncf = lambda backend: nncf
 
     def placements(self, backend):
-        return ("default", "attention")
+        return self._placements
 
     def smooths(self):
         return self._smooths
 
     def divides(self):
         return False
+
+    def is_skewed(self, backend):
+        return self.skewed
 
     def most_harmful(self, backend, method):
         return self._ranked
@@ -268,18 +281,45 @@ def test_float_precisions_come_behind_the_first_files_and_always(validation, bud
     assert list(tried)[: len(order)] == order
 
 
-@pytest.mark.parametrize("trained", [False, True])
-def test_where_zero_points_cost_time_the_first_candidates_do_without_them(validation, trained):
+@pytest.fixture
+def bf16():
     variant = make_variant("openvino", "bf16")
     export = Export(variant=variant, contents=(), session=PlayedSession(5.0, 0.001))
-    bf16 = CandidateTrial(name="bf16", variant=variant, export=export)
+    return CandidateTrial(name="bf16", variant=variant, export=export)
+
+
+def test_where_zero_points_cost_time_the_first_candidates_do_without_them(validation, bf16):
     plans = {"int8-balanced-symmetric+minmax": (4.0, 0.01), "int8-symmetric+minmax": (3.0, 0.01)}
-    tried = run(validation, plans, floats=(bf16,), symmetric=True, trained=trained)
-    if trained:  # its ranges hold for the levels that they were trained with
-        assert "int8-trained" in tried and not any("symmetric" in name for name in tried)
-        return
+    tried = run(validation, plans, floats=(bf16,), symmetric=True)
     assert list(tried)[:4] == ["fp32", "int8-balanced-symmetric+minmax", "int8-symmetric+minmax", "bf16"]
     assert "int8-attention+symmetric+minmax" in tried and kept(tried) == ["int8-symmetric+minmax"]
+    assert "int8-minmax" not in tried
+    same = run(validation, plans, floats=(bf16,), symmetric=True, skewed=False)
+    assert list(same)[2:4] == ["int8-symmetric", "bf16"] and "skewed" in same["int8-symmetric"].reason
+
+
+def test_trained_ranges_hold_for_the_levels_that_they_were_trained_with(validation, bf16):
+    options = {"floats": (bf16,), "symmetric": True, "trained": True, "placements": ("default",)}
+    tried = run(validation, {"int8-trained": (4.0, 0.01)}, **options)
+    assert list(tried)[1:4] == ["int8-trained", "bf16", "int8-calibrated"]
+    missed = run(validation, {"int8-symmetric+minmax": (3.0, 0.01)}, **options)
+    assert list(missed)[1:5] == ["int8-trained", "bf16", "int8-balanced-symmetric+minmax", "int8-symmetric+minmax"]
+    assert kept(missed) == ["int8-symmetric+minmax"] and "int8-symmetric+trained" not in missed
+
+
+@pytest.mark.parametrize("budget", [60.0, -1.0])
+def test_zero_points_come_back_where_nothing_without_them_may_ship(validation, monkeypatch, budget):
+    """Whatever limit is missed: here that on AUROC alone, of everything but `int8-minmax` and what builds on it."""
+    fidelity = candidate_search.fidelity
+
+    def falls(logits, fp32_logits, validation):
+        found = fidelity(logits, fp32_logits, validation)
+        return found if found[0] < 0.01 else judge.Fidelity(0.02, 0.03)
+
+    monkeypatch.setattr(candidate_search, "fidelity", falls)
+    plans = {"int8-minmax": (4.0, 0.001), "int8-mse": (4.0, 0.02), "int8-balanced-symmetric+minmax": (4.0, 0.02)}
+    tried = run(validation, plans, symmetric=True, budget=budget)
+    assert kept(tried) == ["int8-minmax"] and "AUROC falls" in tried["int8-balanced-symmetric+minmax"].reason
 
 
 def test_layers_are_excluded_until_the_limits_are_met(validation):

@@ -188,6 +188,7 @@ def test_symmetric_values_are_signed() -> None:
         (-1.9, 1.0, {"balanced", "all"}),
         (-1.0, 2.1, {"all"}),
         (-0.17, 6.0, {"all"}),
+        (-0.01, 6.0, set()),  # rounds to a zero point of 0
         (-3.0, -1.0, {"all"}),  # widened to hold 0
         (0.0, 6.0, set()),  # its zero point is 0 as it is
         (0.5, 6.0, set()),

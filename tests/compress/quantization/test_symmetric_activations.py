@@ -46,7 +46,11 @@ VNNI = Cpu(model="A CPU with VNNI", flags=AMX.flags - {"amx_int8"})
 @pytest.fixture(scope="module")
 def builder() -> GraphBuilder:
     """Of a network whose three layers read a balanced, a skewed, and a non-negative activation."""
-    model = onnx.parser.parse_model(TEXT)
+    return builder_of(TEXT)
+
+
+def builder_of(text: str) -> GraphBuilder:
+    model = onnx.parser.parse_model(text)
     random = np.random.default_rng(0)
     for name, shape in {"w0": (6, 8), "w1": (8, 8), "w2": (8, 5)}.items():
         values = random.standard_normal(shape).astype(np.float32)
@@ -69,6 +73,12 @@ def test_each_step_takes_more_zero_points_away(builder: GraphBuilder) -> None:
     found = {which: zero_points(builder, which) for which in ("none", "balanced", "all")}
     assert [sum(map(bool, zeros.values())) for zeros in found.values()] == [2, 1, 0]
     assert found["balanced"]["image"] == 0 != found["none"]["image"] and found["all"].keys() == found["none"].keys()
+
+
+def test_whether_more_can_be_left_out_is_known_without_building(builder: GraphBuilder) -> None:
+    assert builder.is_skewed("openvino")
+    text = TEXT.replace("[gelu] b = Gelu (a)", "[relu0] b = Relu (a)")
+    assert not builder_of(text).is_skewed("openvino")
 
 
 def test_openvino_computes_the_same_network(builder: GraphBuilder) -> None:
