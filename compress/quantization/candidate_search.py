@@ -387,11 +387,16 @@ def _close_losers(attempts: Sequence[Attempt], limits: Limits, *, with_pacemaker
 
 
 def _contenders(running: Sequence[CandidateTrial]) -> list[CandidateTrial]:
-    """Up to `_FINALISTS` of them, each the preferred one of what is left, and each with kernels of its own."""
+    """Up to `_FINALISTS` of them, each with kernels of its own: the preferred one, then the fastest of what is left.
+
+    Where noise makes many of them level the most faithful are preferred: the fastest have to be among those whose
+    fresh processes decide all the same.
+    """
     left, chosen = list(running), list[CandidateTrial]()
     while left and len(chosen) < _FINALISTS:
-        chosen.append(prefer(left).trial)
-        left = [trial for trial in left if form_of(trial) != form_of(chosen[-1])]
+        first = fastest_of(left) if chosen else prefer(left).trial
+        chosen.append(prefer([trial for trial in left if form_of(trial) == form_of(first)]).trial)
+        left = [trial for trial in left if form_of(trial) != form_of(first)]
     return [t for t in chosen if t is chosen[0] or slowdown(t, fastest_of(running)).estimate <= _PLAUSIBLE]
 
 

@@ -182,6 +182,8 @@ def _why_another(trial: CandidateTrial, winner: CandidateTrial | None, timed: Se
         return f"runs the same kernels as {alike.name}, which is {_HOW}"
     if trial in timed and winner is not None:
         return f"slower than {winner.name} in fresh processes"
+    if trial not in timed and timed:
+        return f"ranked behind those that fresh processes timed: {', '.join(other.name for other in timed)}"
     return "another one is faster or more faithful"
 
 
