@@ -48,7 +48,7 @@ from medfm_compress.compress.quantization.methods import (
     candidates,
 )
 from medfm_compress.compress.quantization.nncf_settings import NncfSettings
-from medfm_compress.compress.quantization.preference import NEAR, fastest_of, form_of, prefer, slowdown
+from medfm_compress.compress.quantization.preference import NEAR, PLAUSIBLE, contenders, fastest_of, prefer, slowdown
 from medfm_compress.compress.quantization.qdq import Symmetric
 from medfm_compress.export.build import open_export
 from medfm_compress.runtime.bundle.manifest import Backend, Variant
@@ -59,8 +59,6 @@ from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import Session
 
 _WITHOUT_VNNI = "this CPU has no VNNI: engines saturate with them here, or are slow; quantize on one that has"
-_FINALISTS = 3
-_PLAUSIBLE = 1.25  # a finalist is at most so many times slower than the fastest, as timed in this process
 _HOPEFUL = 10.0  # times the error limit, above which no better numbers are looked for
 _SECONDS = 1.5  # of each timing of a candidate, beside FP32 and beside the pacemaker; fewer rounds where it is slow
 _LEAST_ROUNDS = 8  # even, see `drawn_order`
@@ -226,7 +224,7 @@ def _judged(
     timed = time_beside(trial, reference, validation, limits, _pacemaker(attempts))
     running = finalists(attempts, limits)
     best = prefer(running).trial if running and not limits.weight_bits else None
-    if best is not None and slowdown(timed, best).low > _PLAUSIBLE:
+    if best is not None and slowdown(timed, best).low > PLAUSIBLE:
         reason = f"slower than {best.name}, so its logits were not compared"
         return msgspec.structs.replace(trial, export=None, reason=reason)
     return judge(timed, reference, validation)
@@ -382,22 +380,8 @@ def _pacemaker(attempts: Sequence[Attempt]) -> CandidateTrial | None:
 
 def _close_losers(attempts: Sequence[Attempt], limits: Limits, *, with_pacemaker: bool = True) -> list[Attempt]:
     """``attempts`` without the networks that are out of the running: a large one takes hundreds of MB."""
-    stay = [attempts[0], *_contenders(finalists(attempts, limits)), *([_pacemaker(attempts)] if with_pacemaker else [])]
+    stay = [attempts[0], *contenders(finalists(attempts, limits)), *([_pacemaker(attempts)] if with_pacemaker else [])]
     return [attempt if any(attempt is kept for kept in stay) else _closed(attempt) for attempt in attempts]
-
-
-def _contenders(running: Sequence[CandidateTrial]) -> list[CandidateTrial]:
-    """Up to `_FINALISTS` of them, each with kernels of its own: the preferred one, then the fastest of what is left.
-
-    Where noise makes many of them level the most faithful are preferred: the fastest have to be among those whose
-    fresh processes decide all the same.
-    """
-    left, chosen = list(running), list[CandidateTrial]()
-    while left and len(chosen) < _FINALISTS:
-        first = fastest_of(left) if chosen else prefer(left).trial
-        chosen.append(prefer([trial for trial in left if form_of(trial) == form_of(first)]).trial)
-        left = [trial for trial in left if form_of(trial) != form_of(first)]
-    return [t for t in chosen if t is chosen[0] or slowdown(t, fastest_of(running)).estimate <= _PLAUSIBLE]
 
 
 def _closed(attempt: Attempt) -> Attempt:

@@ -26,6 +26,8 @@ from medfm_compress.compress.quantization.methods import TRAINED
 from medfm_compress.compress.quantization.nncf_settings import NncfSettings
 
 NEAR = 1.05  # latencies within it are equal, so that fidelity decides among them
+PLAUSIBLE = 1.25  # a finalist is at most so many times slower than the fastest, as timed in the search
+_FINALISTS = 3
 NEAR_SIZE = 1.01  # and sizes, where weights alone are compressed
 
 
@@ -104,6 +106,20 @@ def fastest_of(trials: Sequence[CandidateTrial]) -> CandidateTrial:
     for trial in trials[1:]:
         fastest = trial if slowdown(trial, fastest).estimate < 1 else fastest
     return fastest
+
+
+def contenders(running: Sequence[CandidateTrial]) -> list[CandidateTrial]:
+    """Up to `_FINALISTS` of them, each with kernels of its own: the preferred one, then the fastest of what is left.
+
+    Where noise makes many of them level the most faithful are preferred: the fastest have to be among those whose
+    fresh processes decide all the same.
+    """
+    left, chosen = list(running), list[CandidateTrial]()
+    while left and len(chosen) < _FINALISTS:
+        first = fastest_of(left) if chosen else prefer(left).trial
+        chosen.append(prefer([trial for trial in left if form_of(trial) == form_of(first)]).trial)
+        left = [trial for trial in left if form_of(trial) != form_of(first)]
+    return [t for t in chosen if t is chosen[0] or slowdown(t, fastest_of(running)).estimate <= PLAUSIBLE]
 
 
 def _first_of(trials: Sequence[CandidateTrial]) -> Preferred:

@@ -18,6 +18,7 @@ from medfm_compress.compress.quantization.final_choice import choose_variants
 from medfm_compress.compress.quantization.kinds.validation_set import ValidationSet
 from medfm_compress.compress.quantization.methods import DoesNotApply, Method
 from medfm_compress.compress.quantization.nncf_settings import MISSING, NncfSettings
+from medfm_compress.compress.quantization.preference import contenders
 from medfm_compress.export.build import Export, make_variant
 from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
 from medfm_compress.runtime.sessions.protocol import SessionInfo
@@ -349,9 +350,9 @@ def test_the_fastest_is_a_finalist_however_many_are_level_within_noise():
         trial("fp16", None, 1.04, 0.001),
         trial("far", Method(placement="byte-sums"), 1.3, 0.01),
     ]
-    names = [trial.name for trial in candidate_search._contenders(running)]
+    names = [trial.name for trial in contenders(running)]
     assert names == ["fp16", "int8-bf16", "int8-symmetric"]
-    assert candidate_search._contenders([]) == []
+    assert contenders([]) == []
 
 
 def test_networks_out_of_the_running_are_freed(validation):
