@@ -9,6 +9,11 @@ validation case. Among all of them (and 0, which calls everything) a rule picks 
 - ``false-alarm-rate<=0.05``: by cases without the finding alone, with a margin for their number (see
   `stats.conformal_threshold`): above s_(k), below whatever case scores next.
 
+Another form of the same network (`follow_operating_point`) is not asked for Youden's index again. Its maximum is flat:
+thresholds far apart have nearly the same index, and a small change of the scores picks another of them, so that cases
+change sides although the network hardly changed. The other rules end at one score in order, which moves no further
+than scores move, and keep what they promise only if they are applied again.
+
 A multiclass task gets no operating points: its classes exclude each other and a case gets the most probable one, while
 one-vs-rest thresholds would call several classes for one case, or none. Sensitivity and specificity of a class are then
 those of the argmax, which promised nothing on validation cases.
@@ -80,12 +85,7 @@ def choose_operating_point(finding: str, scores: Floats, truth: NDArray[np.int64
     """
     if not needs_positives(rule):
         return _by_normal_cases(finding, scores, truth, rule)
-    positives, negatives = int(truth.sum()), int(len(truth) - truth.sum())
-    if not positives or not negatives:
-        raise InputError(
-            f"finding {finding!r} has {positives} positive and {negatives} negative validation cases; an operating "
-            "point needs both, so use a validation split that holds them"
-        )
+    positives, negatives = _check_outcomes(finding, truth)
     candidates = _candidates(scores, truth)
     chosen = _pick(candidates, rule)
     return OperatingPoint(
@@ -94,6 +94,42 @@ def choose_operating_point(finding: str, scores: Floats, truth: NDArray[np.int64
         rule=rule,
         sensitivity=float(candidates.sensitivity[chosen]),
         specificity=float(candidates.specificity[chosen]),
+        positives=positives,
+        negatives=negatives,
+    )
+
+
+def follow_operating_point(
+    point: OperatingPoint, scores: Floats, truth: NDArray[np.int64], *, called: int
+) -> OperatingPoint:
+    """The operating point of another form of the network that ``point`` was chosen for.
+
+    By ``youden`` it calls as many cases as that network does: ``point``'s own threshold if that calls as many, else the
+    one that comes nearest, of equals the more sensitive. Other rules are applied again.
+
+    Args:
+        point: of the network, chosen on these or other validation cases.
+        scores: of the other form ``[n]``, in [0, 1].
+        truth: 0/1 ``[n]``, of both outcomes where the rule needs them.
+        called: of the same cases those that the network calls at ``point``, in [0, n].
+
+    Raises:
+        InputError: as :func:`choose_operating_points`.
+    """
+    if parse_rule(point.rule)[0] != "youden":
+        return choose_operating_point(point.label, scores, truth, rule=point.rule)
+    positives, negatives = _check_outcomes(point.label, truth)
+    threshold = point.threshold
+    if int((scores >= threshold).sum()) != called:
+        thresholds = _thresholds(scores)
+        counts = len(scores) - np.searchsorted(np.sort(scores), thresholds, side="left")
+        threshold = float(thresholds[np.abs(counts - called).argmin()])
+    return OperatingPoint(
+        label=point.label,
+        threshold=threshold,
+        rule=point.rule,
+        sensitivity=float(1 - (scores < threshold)[truth == 1].mean()),
+        specificity=float((scores < threshold)[truth == 0].mean()),
         positives=positives,
         negatives=negatives,
     )
@@ -148,13 +184,29 @@ def held(point: OperatingPoint, evaluation: Evaluation) -> Held:
     return Held(rates[0], rates[1], point)
 
 
-def _candidates(scores: Floats, truth: NDArray[np.int64]) -> Candidates:
+def _check_outcomes(finding: str, truth: NDArray[np.int64]) -> tuple[int, int]:
+    """How many cases have the finding, and how many have not; InputError where there are none of either."""
+    positives, negatives = int(truth.sum()), int(len(truth) - truth.sum())
+    if not positives or not negatives:
+        raise InputError(
+            f"finding {finding!r} has {positives} positive and {negatives} negative validation cases; an operating "
+            "point needs both, so use a validation split that holds them"
+        )
+    return positives, negatives
+
+
+def _thresholds(scores: Floats) -> Floats:
+    """Every threshold that may be chosen, from the lowest up ``[k]``."""
     values = np.unique(scores)
     middle = (values[:-1] + values[1:]) / 2
     # Between neighbouring doubles the middle rounds to one of them; the upper one separates them all the same.
     middle = np.where(middle > values[:-1], middle, values[1:])
     ends = [[values[-1] + (1 - values[-1]) / 2]] if values[-1] < 1 else []
-    thresholds = np.concatenate([[0.0], middle, *ends])
+    return np.concatenate([[0.0], middle, *ends])
+
+
+def _candidates(scores: Floats, truth: NDArray[np.int64]) -> Candidates:
+    thresholds = _thresholds(scores)
     positive, negative = np.sort(scores[truth == 1]), np.sort(scores[truth == 0])
     return Candidates(
         thresholds,

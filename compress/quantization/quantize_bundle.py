@@ -1,8 +1,7 @@
 """Post-training quantization of a bundle: calibrate once, search the candidates of every target, ship the best of each.
 
 Calibration sees training cases only, the choice among candidates validation cases only. A candidate that is not kept
-is a value with a reason, not an exception. One that is kept gets its own thresholds (see `recalibrate_thresholds`),
-on all validation cases, because the task's were chosen on all.
+is a value with a reason, not an exception. One that is kept gets its own thresholds (see `recalibrate_variants`).
 """
 
 from __future__ import annotations
@@ -10,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.bench.evaluate.evaluate import tabulate
 from medfm_compress.bench.stats.pareto_front import front
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.quantization_step import UNLABELLED, candidate_step, idle_candidate
@@ -27,7 +25,6 @@ from medfm_compress.compress.quantization.candidate import Candidate
 from medfm_compress.compress.quantization.candidate_search import search_candidates
 from medfm_compress.compress.quantization.candidate_trial import CandidateTrial, Limits, opened, trials_of
 from medfm_compress.compress.quantization.companion_variants import CompanionBuilder
-from medfm_compress.compress.quantization.fidelity import case_logits
 from medfm_compress.compress.quantization.final_choice import Attempts, choose_variants
 from medfm_compress.compress.quantization.final_timing import Timer, final_plan, time_in_fresh_processes
 from medfm_compress.compress.quantization.gpu_variants import BACKEND as TENSORRT
@@ -38,8 +35,9 @@ from medfm_compress.compress.quantization.kinds.validation_set import Validation
 from medfm_compress.compress.quantization.methods import DoesNotApply
 from medfm_compress.compress.quantization.options import MIN_CALIBRATION_CASES, QuantizeOptions
 from medfm_compress.compress.quantization.preference import Preferred, in_order
-from medfm_compress.compress.quantization.targets import make_group, variants_of
-from medfm_compress.compress.quantization.thresholds import recalibrate_thresholds
+from medfm_compress.compress.quantization.recalibrate_variants import recalibrate_variants
+from medfm_compress.compress.quantization.targets import check_threads, make_group, variants_of
+from medfm_compress.compress.quantization.thresholds import FollowedThreshold
 from medfm_compress.compress.quantization.typicality_scores import score_files
 from medfm_compress.data.study import Case, Study
 from medfm_compress.export.build import Export, make_variant, versions
@@ -68,6 +66,8 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
         labelled: accuracy could be told; otherwise fidelity was judged by logits alone.
         applied: at least one faster variant is in the bundle; otherwise it holds what the source held.
         calibration_images: the training cases that were used.
+        thresholds: how each variant that ships decides on validation cases beside FP32; none where there is no
+            threshold to follow, or none was asked for.
     """
 
     manifest: Manifest
@@ -75,19 +75,12 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
     applied: bool
     labelled: bool
     calibration_images: tuple[str, ...]
+    thresholds: tuple[FollowedThreshold, ...] = ()
 
     @property
     def judged_by(self) -> str:
         """What decided whether a candidate is faithful, in words."""
         return f"relative logit error and {judge_of(self.manifest.task).metric}" if self.labelled else UNLABELLED
-
-
-class _Shipping(NamedTuple):
-    """A trial that ships, and its logits on validation cases, in pieces."""
-
-    trial: CandidateTrial
-    export: Export
-    logits: list[NDArray[np.float32]]
 
 
 def quantize_bundle(
@@ -118,6 +111,7 @@ def quantize_bundle(
     cpu, gpu = _by_device(options.targets)
     precisions = gpu_precisions(gpu, bundle.manifest.told)
     variants = variants_of(bundle, cpu) if cpu or not gpu else ()
+    check_threads(variants, options.threads)
     cases = sample_cases(study, "train", options.samples, options.seed)
     if len(cases) < MIN_CALIBRATION_CASES:
         raise StudyError(f"{len(cases)} training cases; calibration needs at least {MIN_CALIBRATION_CASES}")
@@ -137,10 +131,16 @@ def quantize_bundle(
         attempts += gpu_attempts(precisions, builder, validation, _limits(options, validation), progress, timer)
     steps = _steps(attempts, options, calibrated, validation)
     shipping = [trial for trial in trials_of(attempts) if trial.kept]
+    thresholds: tuple[FollowedThreshold, ...] = ()
     if options.rechoose and not bare and judge_of(bundle.manifest.task).chooses_thresholds:
         progress("choosing thresholds of the new variants on validation cases")
-        shipping, lines = _recalibrated(shipping, validation, bundle)
-        steps += lines
+        references = [trial for trial in trials_of(attempts) if trial.name == "fp32"]
+        spec = bundle.manifest.image_spec
+        recalibrated = recalibrate_variants(
+            shipping, references, validation, spec, lambda: _source_graph(bundle), progress
+        )
+        shipping, thresholds = recalibrated.trials, recalibrated.thresholds
+        steps += recalibrated.lines
     scores = score_files(bundle, shipping, validation, lambda: _source_graph(bundle), progress)
     exports = [opened(trial) for trial in shipping if trial.name != "fp32"]
     steps += heat_map_lines(bundle, exports, images_of(validation.inputs))
@@ -151,6 +151,7 @@ def quantize_bundle(
         applied=any(trial.name != "fp32" for trial in shipping),
         labelled=validation.labelled,
         calibration_images=tuple(case.image for case in cases),
+        thresholds=thresholds,
     )
 
 
@@ -260,38 +261,6 @@ def _with_reference(attempts: Attempts, *, keep: bool) -> Attempts:
     kept, is_fallback = keep or winner is None, winner is not None
     outcome = msgspec.structs.replace(reference, kept=kept, is_fallback=is_fallback, reason=reason)
     return (outcome, *attempts[1:])
-
-
-def _recalibrated(
-    trials: list[CandidateTrial], validation: ValidationSet, bundle: Bundle
-) -> tuple[list[CandidateTrial], list[str]]:
-    """Shipping trials with thresholds from all labelled validation cases, and the lines for the provenance."""
-    task = bundle.manifest.task
-    shipping = [
-        _Shipping(trial, trial.export, [trial.logits[validation.are_labelled]])
-        for trial in trials
-        if trial.export is not None and trial.logits is not None
-    ]
-    cases = _complete(shipping, validation, bundle)
-    recalibrated, lines = [], []
-    for trial, export, logits in shipping if cases else ():
-        evaluation = tabulate(np.concatenate(logits), validation.study, cases, task, name=trial.variant.name)
-        decided = recalibrate_thresholds(trial.variant, evaluation, task)
-        own_export = msgspec.structs.replace(export, variant=decided.variant)
-        recalibrated.append(msgspec.structs.replace(trial, variant=decided.variant, export=own_export))
-        lines += [f"quantize: {decided.variant.name}: {line}" for line in decided.lines]
-    return recalibrated or trials, lines
-
-
-def _complete(shipping: list[_Shipping], validation: ValidationSet, bundle: Bundle) -> tuple[Case, ...]:
-    """Append the logits of the labelled validation cases that did not judge; all the cases, in the logits' order."""
-    judged = {case.image for case in validation.cases}
-    rest = tuple(case for case in validation.study.split("val") if case.target and case.image not in judged)
-    for start in range(0, len(rest) if shipping else 0, _CHUNK):
-        inputs = _inputs(bundle, validation.study, rest[start : start + _CHUNK])
-        for variant in shipping:
-            variant.logits.append(case_logits(variant.export.session, inputs))
-    return (*validation.labelled_cases, *rest)
 
 
 def _write(

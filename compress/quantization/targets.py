@@ -18,7 +18,7 @@ from medfm_compress.export.passes.pipeline import for_onnxruntime
 from medfm_compress.export.passes.read import read_graph
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Backend, Precision, Variant
-from medfm_compress.runtime.cpu import missing_flags, read_cpu
+from medfm_compress.runtime.cpu import missing_flags, read_cpu, usable_cores
 from medfm_compress.runtime.errors import BundleRefused, InputError
 from medfm_compress.runtime.heap import release_unused_memory
 from medfm_compress.runtime.sessions.instruction_sets import BF16, favours_symmetric, multiplies_exactly
@@ -63,6 +63,16 @@ def variants_of(bundle: Bundle, targets: tuple[str, ...]) -> tuple[Variant, ...]
     if not chosen:
         raise InputError(f"none of {', '.join(requested or known)} can run here; install one of them")
     return tuple(chosen)
+
+
+def check_threads(variants: tuple[Variant, ...], threads: int) -> None:
+    """Raises InputError, before any work, where ``variants`` cannot be timed on as many threads here."""
+    cores = usable_cores()
+    if variants and threads > cores:
+        raise InputError(
+            f"{threads} threads, and this machine has {cores} cores: candidates are timed on it, and what they cost on "
+            f"more threads than cores says nothing; ask for {cores} at most"
+        )
 
 
 def _backend(target: str) -> str:

@@ -10,6 +10,7 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import BundleOut, Images, MaybeStudy, Overwrite
 from medfm_compress.cli.command import command
+from medfm_compress.cli.followed_thresholds import print_followed_thresholds
 from medfm_compress.cli.int8_summary import print_needed_instructions, print_no_int8, why_no_int8
 from medfm_compress.cli.model_summary import is_of_processor, print_unlabelled
 from medfm_compress.cli.next_command import after_quantize, print_next
@@ -59,9 +60,36 @@ def _as_json(quantized: Quantized) -> dict[str, Any]:
         "calibration_cases": len(quantized.calibration_images),
         "labelled": quantized.labelled,
         "judged_by": quantized.judged_by,
-        "candidates": quantized.candidates,
+        "candidates": [_known(candidate) for candidate in quantized.candidates if candidate.variant],
+        "not_tried": [
+            {"target": candidate.target, "method": candidate.method, "reason": candidate.reason}
+            for candidate in quantized.candidates
+            if not candidate.variant
+        ],
+        "thresholds": quantized.thresholds,
         "no_int8": why_no_int8(quantized.manifest),
     }
+
+
+def _known(candidate: Candidate) -> dict[str, Any]:
+    """A candidate's fields, null where nothing was timed or judged."""
+    import msgspec
+
+    fields = msgspec.structs.asdict(candidate)
+    if not _is_timed(candidate):
+        fields |= dict.fromkeys(("p50_ms", "speedup"))
+    if not _is_judged(candidate):
+        fields |= dict.fromkeys(("relative_logit_error", "accuracy_drop", "changed_decisions"))
+    return fields
+
+
+def _is_timed(candidate: Candidate) -> bool:
+    return candidate.p50_ms > 0
+
+
+def _is_judged(candidate: Candidate) -> bool:
+    """What runs on no engine here is judged, and not timed."""
+    return _is_timed(candidate) or candidate.relative_logit_error > 0
 
 
 def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> None:
@@ -89,6 +117,7 @@ def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> No
         console.say("p50 is by the clock; a speed-up compares processor time, which other work here disturbs less")
     if not quantized.applied:
         console.say("Nothing applied: no candidate is both faithful and faster than FP32; the bundle keeps FP32.")
+    print_followed_thresholds(quantized.thresholds)
     print_no_int8(quantized.manifest)
     print_needed_instructions(quantized.manifest)
     if study is None:
@@ -108,10 +137,12 @@ def _backend(candidate: Candidate) -> str:
 
 
 def _row(candidate: Candidate, *, finally_timed: bool) -> list[str]:
-    outcome = f"{'kept' if candidate.kept else 'not kept'}: {candidate.reason}"
+    outcome = candidate.reason  # of FP32, which is no candidate
+    if candidate.method != "fp32":
+        outcome = f"{'kept' if candidate.kept else 'refused'}: {candidate.reason}"
     about = "" if candidate.speedup_interval or candidate.method == "fp32" or not finally_timed else "~"
-    times = [f"{candidate.p50_ms:.2f}", f"{about}{candidate.speedup:.2f}×"] if candidate.p50_ms else ["–"] * 2
-    judged = candidate.p50_ms or candidate.relative_logit_error  # what runs on no engine here is judged, not timed
+    times = [f"{candidate.p50_ms:.2f}", f"{about}{candidate.speedup:.2f}×"] if _is_timed(candidate) else ["–"] * 2
+    judged = _is_judged(candidate)
     error = f"{candidate.relative_logit_error:.4f}" if judged else "–"
     agree = f"{1 - candidate.changed_decisions:.1%}" if judged else "–"
     size = f"{candidate.size_bytes / 1e6:.2f}" if candidate.size_bytes else "–"

@@ -70,6 +70,11 @@ def test_export_then_quantize_by_command(call, folder):
     methods = {candidate["method"].removesuffix("+7-bit-weights") for candidate in answer["candidates"]}
     assert {"int8-minmax", "fp32"} <= methods  # 7 bits on a CPU without VNNI
     assert all(candidate["reason"] for candidate in answer["candidates"])
+    assert all(candidate["variant"] for candidate in answer["candidates"])
+    assert any(idle["method"] == "further candidates" for idle in answer["not_tried"])
+    timed = [candidate for candidate in answer["candidates"] if candidate["speedup"] is not None]
+    assert timed and all(candidate["p50_ms"] > 0 for candidate in timed)
+    assert answer["thresholds"] and all(0 <= each["changed"] <= each["cases"] for each in answer["thresholds"])
     assert answer["variants"] == [v.name for v in Bundle.open(folder / "b.medfm").manifest.variants]
 
 

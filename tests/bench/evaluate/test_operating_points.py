@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from medfm_compress.bench.evaluate.operating_points import choose_operating_points, held
+from medfm_compress.bench.evaluate.operating_points import choose_operating_points, follow_operating_point, held
 from medfm_compress.bench.stats.wilson import wilson
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.runtime.errors import InputError
@@ -133,3 +133,38 @@ def test_a_point_of_another_finding_or_threshold_is_refused(make_evaluation: Mak
         held(msgspec.structs.replace(point, label="nodule"), evaluation)
     with pytest.raises(InputError, match=r"did not decide 'opacity' at 0\.99"):
         held(msgspec.structs.replace(point, threshold=0.99), evaluation)
+
+
+def test_another_form_of_the_network_calls_as_many_cases_at_youdens_threshold() -> None:
+    truth = np.array([0, 0, 1, 0, 1, 1])
+    point = OperatingPoint(
+        label="opacity", threshold=0.5, rule="youden", sensitivity=1.0, specificity=1.0, positives=3, negatives=3
+    )
+    same = np.array([0.1, 0.2, 0.55, 0.4, 0.7, 0.9])
+    assert follow_operating_point(point, same, truth, called=3).threshold == 0.5
+    lower = same - 0.1
+    moved = follow_operating_point(point, lower, truth, called=3)
+    assert moved.threshold == pytest.approx((0.3 + 0.45) / 2)
+    assert (moved.sensitivity, moved.specificity) == (1.0, 1.0)
+    assert follow_operating_point(point, lower, truth, called=0).threshold > 0.8
+    assert follow_operating_point(point, lower, truth, called=6).threshold == 0.0
+
+
+def test_equal_scores_are_called_together_and_the_more_sensitive_way_is_taken() -> None:
+    truth = np.array([0, 1, 1, 1])
+    point = OperatingPoint(
+        label="opacity", threshold=0.6, rule="youden", sensitivity=1.0, specificity=1.0, positives=3, negatives=1
+    )
+    tied = np.array([0.1, 0.5, 0.5, 0.5])  # 0, 3 or 4 may be called
+    assert follow_operating_point(point, tied, truth, called=2).threshold == pytest.approx(0.3)
+    assert follow_operating_point(point, np.array([0.1, 0.1, 0.5, 0.5]), truth, called=3).threshold == 0.0
+
+
+@pytest.mark.parametrize("rule", [*RULES[1:], "false-alarm-rate<=0.05"])
+def test_a_rule_that_promises_a_rate_is_applied_again(make_evaluation: MakeEvaluation, rule: str) -> None:
+    evaluation = make_evaluation()
+    (point,) = choose_operating_points(evaluation, rule=rule)
+    scores, truth = evaluation.scores[:, 0] * 0.5, evaluation.truth[:, 0]
+    halved = msgspec.structs.replace(evaluation, scores=scores[:, None])
+    (expected,) = choose_operating_points(halved, rule=rule)
+    assert follow_operating_point(point, scores, truth, called=0) == expected

@@ -10,7 +10,6 @@ import tiny_study
 from played_clocks import FEW, play_clocks
 
 from medfm_compress.bench.evaluate.evaluate import evaluate
-from medfm_compress.bench.evaluate.operating_points import choose_operating_points
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.compress.quantization import build_candidate, candidate_search
 from medfm_compress.compress.quantization import companion_variants as companion
@@ -85,18 +84,22 @@ def test_a_kept_variant_gets_its_own_threshold_from_all_validation_cases(many, t
     play_clocks(monkeypatch, 2.0, 1.0)
     study = tiny_study.make_study(val=160)
     options = msgspec.structs.replace(FEW, validation_samples=30, targets=("onnxruntime:cpu",), keep_fp32=True)
-    quantize_bundle(many, study, tmp_path / "q.medfm", options)
+    quantized = quantize_bundle(many, study, tmp_path / "q.medfm", options)
     bundle = Bundle.open(tmp_path / "q.medfm")
     int8, fp32 = bundle.variant("onnxruntime-cpu-int8"), bundle.variant("onnxruntime-cpu-fp32")
     assert bundle.manifest.task == Bundle.open(many).manifest.task == bundle.manifest.task_of(fp32)
     task = bundle.manifest.task_of(int8)
-    session = open_variant(bundle, int8, 1)
-    (expected,) = choose_operating_points(
-        evaluate(session, study, study.split("val"), tiny_study.SPEC, task, name="int8"), rule="youden"
+    own, whole = (
+        evaluate(open_variant(bundle, variant, 1), study, study.split("val"), tiny_study.SPEC, of, name=variant.name)
+        for variant, of in ((int8, task), (fp32, bundle.manifest.task))
     )
     (point,) = task.operating_points
     assert (point.positives, point.negatives) == (80, 80)
-    assert point.threshold == pytest.approx(expected.threshold, abs=1e-9)
+    assert point.sensitivity == own.decisions[own.truth == 1].mean()
+    assert own.decisions.sum() == whole.decisions.sum()
+    of_int8 = next(each for each in quantized.thresholds if each.variant == int8.name)
+    assert (of_int8.threshold, of_int8.cases) == (point.threshold, 160)
+    assert of_int8.changed == (own.decisions != whole.decisions).sum()
     assert not any(name.startswith("test") for name in study.source.read_images)
     steps = [step for step in bundle.manifest.provenance.steps if "onnxruntime-cpu-int8: " in step]
     assert any("threshold of spot" in step for step in steps) and any("temperature" in step for step in steps)

@@ -1,0 +1,107 @@
+"""Variants that ship get thresholds of their own, from all labelled validation cases: the task's were chosen on all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.bench.evaluate.evaluate import tabulate
+from medfm_compress.compress.quantization.candidate_trial import CandidateTrial
+from medfm_compress.compress.quantization.fidelity import case_logits
+from medfm_compress.compress.quantization.kinds.validation_set import ValidationSet
+from medfm_compress.compress.quantization.thresholds import FollowedThreshold, recalibrate_thresholds
+from medfm_compress.data.study import Case
+from medfm_compress.export.cases import case_inputs
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.progress import Progress, counted
+from medfm_compress.runtime.sessions.protocol import Session
+from medfm_compress.runtime.sessions.table import open_session_from_bytes
+
+_CHUNK = 32  # cases that are in memory at once, beyond those that judge
+
+
+class RecalibratedVariants(NamedTuple):
+    """Trials with what is their own, the lines for the provenance, and how each decides beside FP32."""
+
+    trials: list[CandidateTrial]
+    lines: list[str]
+    thresholds: tuple[FollowedThreshold, ...]
+
+
+class _Answering(NamedTuple):
+    """A session, and its logits on the labelled validation cases so far, in pieces."""
+
+    session: Session
+    logits: list[NDArray[np.float32]]
+
+
+def recalibrate_variants(
+    shipping: Sequence[CandidateTrial],
+    references: Sequence[CandidateTrial],
+    validation: ValidationSet,
+    spec: ImageSpec,
+    source_graph: Callable[[], bytes],
+    progress: Progress,
+) -> RecalibratedVariants:
+    """Give each trial that ships a temperature and thresholds of its own, where the cases can tell.
+
+    Args:
+        shipping: with their exports open and their logits on the cases that judged.
+        references: trials of FP32, one of which may have its logits as well, so that they are not computed again.
+        validation: the cases that judged; the study's other labelled validation cases are read here.
+        spec: of the input.
+        source_graph: the network at full precision in ONNX, opened where no reference has logits.
+        progress: told how far it is.
+    """
+    ready = [(trial, _answering(trial, validation)) for trial in shipping]
+    open_trials = [(trial, answering) for trial, answering in ready if answering is not None]
+    if not open_trials:
+        return RecalibratedVariants(list(shipping), [], ())
+    known = (_answering(trial, validation) for trial in references)
+    fp32 = next((answering for answering in known if answering is not None), None)
+    fp32 = fp32 or _from_source(source_graph(), validation)
+    sessions = [fp32, *(answering for _, answering in open_trials)]
+    cases = _complete(sessions, validation, spec, progress)
+    if not cases:
+        return RecalibratedVariants(list(shipping), [], ())
+    task, study = validation.task, validation.study
+    reference = tabulate(np.concatenate(fp32.logits), study, cases, task, name="fp32")
+    trials: list[CandidateTrial] = []
+    lines: list[str] = []
+    thresholds: list[FollowedThreshold] = []
+    for trial, answering in open_trials:
+        evaluation = tabulate(np.concatenate(answering.logits), study, cases, task, name=trial.variant.name)
+        decided = recalibrate_thresholds(trial.variant, evaluation, reference, task)
+        own_export = trial.export and msgspec.structs.replace(trial.export, variant=decided.variant)
+        trials.append(msgspec.structs.replace(trial, variant=decided.variant, export=own_export))
+        lines += [f"quantize: {decided.variant.name}: {line}" for line in decided.lines]
+        thresholds += decided.findings
+    return RecalibratedVariants(trials, lines, tuple(thresholds))
+
+
+def _answering(trial: CandidateTrial, validation: ValidationSet) -> _Answering | None:
+    if trial.export is None or trial.logits is None:
+        return None
+    return _Answering(trial.export.session, [trial.logits[validation.are_labelled]])
+
+
+def _from_source(onnx: bytes, validation: ValidationSet) -> _Answering:
+    session = open_session_from_bytes("onnxruntime", [onnx], 1, "fp32")
+    return _Answering(session, [case_logits(session, validation.inputs)[validation.are_labelled]])
+
+
+def _complete(
+    sessions: Sequence[_Answering], validation: ValidationSet, spec: ImageSpec, progress: Progress
+) -> tuple[Case, ...]:
+    """Append the logits of the labelled validation cases that did not judge; all the cases, in the logits' order."""
+    judged = {case.image for case in validation.cases}
+    rest = tuple(case for case in validation.study.split("val") if case.target and case.image not in judged)
+    for start in counted(range(0, len(rest), _CHUNK), "choose thresholds", len(rest), progress, _CHUNK):
+        inputs = case_inputs(validation.study, rest[start : start + _CHUNK], spec, validation.columns)
+        for answering in sessions:
+            answering.logits.append(case_logits(answering.session, inputs))
+    return (*validation.labelled_cases, *rest)
