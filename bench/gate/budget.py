@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from medfm_compress.bench.measure.latency_regression import Slowdown
 from medfm_compress.bench.measure.percentile_bounds import percentile_bounds, samples_for_upper_bound
-from medfm_compress.bench.measure.speedup import round_medians, speedup
+from medfm_compress.bench.measure.speedup import LEAST_ROUNDS, LEVEL, round_medians, speedup
 from medfm_compress.bench.report import TEACHER, teacher_beside
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.policy import Budget
@@ -181,6 +181,9 @@ def _speedup(own: Measurement | None, teacher: Measurement | None) -> Figure:
     if min(calls) < 1 or len(own.session_ms) * calls[1] != len(teacher.session_ms) * calls[0]:
         return Figure.single(_ratio(teacher.quantile_ms(0.5), own.quantile_ms(0.5)))
     ratio = speedup(teacher, own)
+    if ratio.level < LEVEL:
+        rounds = len(own.session_ms) // own.calls_per_round
+        return Figure(missing=f"{rounds} rounds give no 95% interval of a ratio, {LEAST_ROUNDS} do; {_MORE_ROUNDS}")
     theirs, mine = (_times_when_noisy(measurement) for measurement in (teacher, own))
     at_worst = (min(theirs) / max(mine), max(theirs) / min(mine)) if min(mine) > 0 else None
     return Figure(ratio.estimate, ratio.low, ratio.high, remedy=_MORE_ROUNDS, at_worst=at_worst)

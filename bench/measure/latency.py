@@ -72,7 +72,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How long to measure.
 
     Attributes:
-        rounds: interleaved rounds; intervals of ratios need at least 10.
+        rounds: interleaved rounds; intervals of ratios need at least 6.
         turn_ms: a model's turn in a round is as many calls as fit in it, within ``min_calls`` and ``max_calls``;
             where it has files, a second such turn goes from file to prediction.
         min_calls: fewest calls of a turn.

@@ -23,6 +23,8 @@ from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.runtime.errors import InputError
 
 LEVEL = 0.95
+LEAST_ROUNDS = 6
+"""From which on the least and the largest of the ratios have their median between them with `LEVEL`."""
 METHOD = "median ratio of interleaved rounds, order statistics"
 PROCESSOR_METHOD = "median ratio of processor times of interleaved rounds, order statistics"
 
@@ -57,7 +59,7 @@ def cost_ratio(baseline: Measurement, candidate: Measurement) -> Interval:
 def paired_ratio(base: NDArray[np.float64], other: NDArray[np.float64], method: str = METHOD) -> Interval:
     """Median ratio of ``base`` to ``other``, each ``[rounds, calls]`` of the same rounds, with its interval.
 
-    Its ``level`` is lower where there are fewer than six rounds, which then are between its ends, all of them; what no
+    Its ``level`` is lower where there are fewer than `LEAST_ROUNDS`, all of which are between its ends then; what no
     clock can have measured, times that are 0 or not finite, gives NaN.
     """
     with np.errstate(divide="ignore", invalid="ignore"):

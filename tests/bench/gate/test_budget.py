@@ -135,6 +135,17 @@ def test_a_speedup_in_interleaved_rounds_is_judged_by_its_interval(least: float,
     assert only_check(Budget(min_speedup=least), teacher, own).outcome == outcome
 
 
+@pytest.mark.parametrize(("rounds", "outcome"), [(1, "inconclusive"), (5, "inconclusive"), (6, "pass")])
+def test_fewer_rounds_than_an_interval_needs_prove_no_speedup(rounds: int, outcome: str) -> None:
+    own, teacher = (
+        measured(name, target=target, session_ms=(ms,) * 3 * rounds, calls_per_round=3)
+        for name, target, ms in (("int8", "openvino:cpu:int8:1", 10.0), ("teacher", "torch:cpu:fp32:1", 40.0))
+    )
+    check = only_check(Budget(min_speedup=2.0), teacher, own)
+    assert check.outcome == outcome
+    assert (f"{rounds} rounds give no 95% interval" in check.reason) == (outcome == "inconclusive")
+
+
 def test_every_limit_makes_one_check_of_a_name_of_its_own_whether_measured_or_not() -> None:
     names = []
     for limit in Budget.__struct_fields__:
