@@ -14,6 +14,7 @@ from medfm_compress.export.passes.average_pool_to_conv import average_pool_to_co
 from medfm_compress.export.passes.batch_norm_to_conv import batch_norm_to_conv
 from medfm_compress.export.passes.channels_last_sums import channels_last_sums
 from medfm_compress.export.passes.flatten_tokens import flatten_tokens, tokens_on_three_axes
+from medfm_compress.export.passes.flush_subnormals import flush_subnormals
 from medfm_compress.export.passes.fold_affine_after import fold_affine_after
 from medfm_compress.export.passes.fold_affine_before import fold_affine_before
 from medfm_compress.export.passes.gelu_of_parts import gelu_of_parts
@@ -45,6 +46,7 @@ PORTABLE: tuple[Pass, ...] = (
     add_without_reshapes,
     split_attention,
     tokens_on_three_axes,
+    flush_subnormals,
 )
 ONNXRUNTIME: tuple[Pass, ...] = (multi_head_attention, flatten_tokens, matmul_to_gemm)
 ONNXRUNTIME_INT8: tuple[Pass, ...] = (

@@ -6,8 +6,10 @@ import weakref
 import numpy as np
 import pytest
 
+from medfm_compress.export.passes.flush_subnormals import flush_subnormals
 from medfm_compress.export.passes.fold_affine_after import fold_affine_after
 from medfm_compress.export.passes.fold_affine_before import fold_affine_before
+from medfm_compress.export.passes.pipeline import simplify
 from medfm_compress.export.passes.split_layers import split_layers
 from medfm_compress.export.passes.tidy import tidy
 
@@ -185,3 +187,42 @@ def test_a_tidy_graph_stays(graphs):
     before = graphs.build(IMAGE, "c = Conv(x, w) y = Relu(c)", w=graphs.normal(6, 4, 1, 1))
     model = graphs.read(before)
     assert tidy(model) == 0 and graphs.ops(model) == ["Conv", "Relu"]
+
+
+def decayed(numbers):
+    """``numbers`` of which every second row fell below what float32 holds as a normal number."""
+    return np.where(np.arange(len(numbers)).reshape(-1, *[1] * (numbers.ndim - 1)) % 2, numbers * 1e-40, numbers)
+
+
+def test_weights_that_decayed_to_subnormal_numbers_become_zero(graphs):
+    nodes = "c = Conv<pads=[1,1,1,1]>(x, w, b) y = Relu(c)"
+    weights, bias = decayed(graphs.normal(6, 4, 3, 3)), decayed(graphs.normal(6))
+    assert 0 < np.abs(weights[1]).max() < np.finfo(np.float32).smallest_normal
+    before = graphs.build(IMAGE, nodes, w=weights, b=bias)
+    model = graphs.read(before)
+    assert flush_subnormals(model) == 2
+    left = model.graph.initializers["w"].const_value.numpy()
+    assert not left[1::2].any() and (left[::2] == weights[::2]).all() and left.dtype == np.float32
+    assert graphs.difference(before, model) < 1e-36
+    assert flush_subnormals(model) == 0
+
+
+def test_a_small_number_that_keeps_a_divisor_from_zero_stays(graphs):
+    least = np.full((1, 6, 1, 1), 1e-40, dtype=np.float32)
+    nodes = "c = Conv<pads=[1,1,1,1]>(x, w) n = Abs(c) d = Max(n, e) y = Div(c, d)"
+    model = graphs.read(graphs.build(IMAGE, nodes, w=graphs.normal(6, 4, 3, 3), e=least))
+    assert flush_subnormals(model) == 0
+    assert model.graph.initializers["e"].const_value.numpy().all()
+
+
+def test_a_constant_that_another_operator_reads_as_well_stays(graphs):
+    tiny = np.full((6, 4, 1, 1), 1e-40, dtype=np.float32)
+    nodes = "c = Conv(x, w) m = Max(w, w) s = ReduceSum(m) y = Add(c, s)"
+    model = graphs.read(graphs.build(IMAGE, nodes, w=tiny))
+    assert flush_subnormals(model) == 0
+
+
+def test_every_export_flushes_subnormal_weights(graphs):
+    nodes = "m = MatMul(x, w) y = Relu(m)"
+    model = graphs.read(graphs.build(TOKENS, nodes, w=decayed(graphs.normal(4, 6))))
+    assert "flush_subnormals" in simplify(model)
