@@ -104,8 +104,9 @@ def follow_operating_point(
 ) -> OperatingPoint:
     """The operating point of another form of the network that ``point`` was chosen for.
 
-    By ``youden`` it calls as many cases as that network does: ``point``'s own threshold if that calls as many, else the
-    one that comes nearest, of equals the more sensitive. Other rules are applied again.
+    By ``youden`` it calls as many cases as that network does, or as near to it as equal scores allow: ``point``'s own
+    threshold if that does, else the next one, as far beyond the score between them as that score lies from ``point``'s
+    threshold, at most midway to the score after it. Other rules are applied again.
 
     Args:
         point: of the network, chosen on these or other validation cases.
@@ -119,11 +120,7 @@ def follow_operating_point(
     if parse_rule(point.rule)[0] != "youden":
         return choose_operating_point(point.label, scores, truth, rule=point.rule)
     positives, negatives = _check_outcomes(point.label, truth)
-    threshold = point.threshold
-    if int((scores >= threshold).sum()) != called:
-        thresholds = _thresholds(scores)
-        counts = len(scores) - np.searchsorted(np.sort(scores), thresholds, side="left")
-        threshold = float(thresholds[np.abs(counts - called).argmin()])
+    threshold = _calling(scores, called, near=point.threshold)
     return OperatingPoint(
         label=point.label,
         threshold=threshold,
@@ -133,6 +130,24 @@ def follow_operating_point(
         positives=positives,
         negatives=negatives,
     )
+
+
+def _calling(scores: Floats, called: int, *, near: float) -> float:
+    """The threshold that calls ``called`` of ``scores`` ``[n]``, or nearly as many, and lies nearest to ``near``."""
+    values = np.unique(scores)
+    edges = np.concatenate([[0.0], values, [1.0] if values[-1] < 1 else []])
+    edges = np.unique(edges)
+    low, high = edges[:-1], edges[1:]  # of a threshold in (low, high]
+    counts = len(scores) - np.searchsorted(np.sort(scores), high, side="left")
+    missed = np.abs(counts - called)
+    outside = np.maximum(np.maximum(low - near, near - high), 0.0)
+    nearest = int(np.lexsort((low, outside, missed))[0])
+    a, b = float(low[nearest]), float(high[nearest])
+    if a < near <= b:
+        return near
+    step = min(abs(near - (a if near <= a else b)), (b - a) / 2)
+    threshold = a + step if near <= a else b - step
+    return threshold if a < threshold <= b else (float(np.nextafter(a, 2)) if near <= a else b)
 
 
 def _by_normal_cases(finding: str, scores: Floats, truth: NDArray[np.int64], rule: str) -> OperatingPoint:

@@ -144,10 +144,9 @@ def test_another_form_of_the_network_calls_as_many_cases_at_youdens_threshold() 
     assert follow_operating_point(point, same, truth, called=3).threshold == 0.5
     lower = same - 0.1
     moved = follow_operating_point(point, lower, truth, called=3)
-    assert moved.threshold == pytest.approx((0.3 + 0.45) / 2)
+    assert moved.threshold == pytest.approx(0.4)
     assert (moved.sensitivity, moved.specificity) == (1.0, 1.0)
     assert follow_operating_point(point, lower, truth, called=0).threshold > 0.8
-    assert follow_operating_point(point, lower, truth, called=6).threshold == 0.0
 
 
 def test_equal_scores_are_called_together_and_the_more_sensitive_way_is_taken() -> None:
@@ -156,8 +155,21 @@ def test_equal_scores_are_called_together_and_the_more_sensitive_way_is_taken() 
         label="opacity", threshold=0.6, rule="youden", sensitivity=1.0, specificity=1.0, positives=3, negatives=1
     )
     tied = np.array([0.1, 0.5, 0.5, 0.5])  # 0, 3 or 4 may be called
-    assert follow_operating_point(point, tied, truth, called=2).threshold == pytest.approx(0.3)
-    assert follow_operating_point(point, np.array([0.1, 0.1, 0.5, 0.5]), truth, called=3).threshold == 0.0
+    followed = follow_operating_point(point, tied, truth, called=2).threshold
+    assert 0.1 < followed <= 0.5 and (tied >= followed).sum() == 3
+
+
+def test_a_threshold_moves_no_further_than_the_scores_did() -> None:
+    truth = np.array([0, 0, 1, 1])
+    point = OperatingPoint(
+        label="opacity", threshold=0.5, rule="youden", sensitivity=1.0, specificity=1.0, positives=2, negatives=2
+    )
+    gap = follow_operating_point(point, np.array([0.1, 0.51, 0.9, 0.95]), truth, called=2).threshold
+    assert gap == pytest.approx(0.52)
+    all_called = follow_operating_point(point, np.array([0.495, 0.6, 0.9, 0.95]), truth, called=4).threshold
+    assert all_called == pytest.approx(0.49)
+    none_called = follow_operating_point(point, np.array([0.1, 0.2, 0.3, 0.505]), truth, called=0).threshold
+    assert none_called == pytest.approx(0.51)
 
 
 @pytest.mark.parametrize("rule", [*RULES[1:], "false-alarm-rate<=0.05"])
