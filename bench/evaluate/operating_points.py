@@ -134,20 +134,19 @@ def follow_operating_point(
 
 def _calling(scores: Floats, called: int, *, near: float) -> float:
     """The threshold that calls ``called`` of ``scores`` ``[n]``, or nearly as many, and lies nearest to ``near``."""
-    values = np.unique(scores)
-    edges = np.concatenate([[0.0], values, [1.0] if values[-1] < 1 else []])
-    edges = np.unique(edges)
-    low, high = edges[:-1], edges[1:]  # of a threshold in (low, high]
-    counts = len(scores) - np.searchsorted(np.sort(scores), high, side="left")
-    missed = np.abs(counts - called)
-    outside = np.maximum(np.maximum(low - near, near - high), 0.0)
-    nearest = int(np.lexsort((low, outside, missed))[0])
-    a, b = float(low[nearest]), float(high[nearest])
-    if a < near <= b:
+    if int((scores >= near).sum()) == called:
         return near
-    step = min(abs(near - (a if near <= a else b)), (b - a) / 2)
-    threshold = a + step if near <= a else b - step
-    return threshold if a < threshold <= b else (float(np.nextafter(a, 2)) if near <= a else b)
+    edges = np.unique([0.0, *scores, 1.0])
+    low, high = edges[:-1], edges[1:]  # a threshold in (low, high] calls the scores from high up
+    counts = len(scores) - np.searchsorted(np.sort(scores), high, side="left")
+    outside = np.maximum(np.maximum(low - near, near - high), 0.0)
+    chosen = int(np.lexsort((low, outside, np.abs(counts - called)))[0])
+    below, above = float(low[chosen]), float(high[chosen])
+    if below < near <= above:
+        return near
+    widest = (above - below) / 2
+    threshold = below + min(below - near, widest) if near <= below else above - min(near - above, widest)
+    return threshold if below < threshold <= above else float(np.nextafter(below, 1))
 
 
 def _by_normal_cases(finding: str, scores: Floats, truth: NDArray[np.int64], rule: str) -> OperatingPoint:
@@ -210,18 +209,13 @@ def _check_outcomes(finding: str, truth: NDArray[np.int64]) -> tuple[int, int]:
     return positives, negatives
 
 
-def _thresholds(scores: Floats) -> Floats:
-    """Every threshold that may be chosen, from the lowest up ``[k]``."""
+def _candidates(scores: Floats, truth: NDArray[np.int64]) -> Candidates:
     values = np.unique(scores)
     middle = (values[:-1] + values[1:]) / 2
     # Between neighbouring doubles the middle rounds to one of them; the upper one separates them all the same.
     middle = np.where(middle > values[:-1], middle, values[1:])
     ends = [[values[-1] + (1 - values[-1]) / 2]] if values[-1] < 1 else []
-    return np.concatenate([[0.0], middle, *ends])
-
-
-def _candidates(scores: Floats, truth: NDArray[np.int64]) -> Candidates:
-    thresholds = _thresholds(scores)
+    thresholds = np.concatenate([[0.0], middle, *ends])
     positive, negative = np.sort(scores[truth == 1]), np.sort(scores[truth == 0])
     return Candidates(
         thresholds,

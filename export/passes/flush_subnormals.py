@@ -2,8 +2,8 @@
 
 Weight decay leaves channels that a network does not use with weights about 1e-40. Beside an ordinary term such a
 product is nothing that float32 could hold, and some CPUs compute with subnormal numbers (IEEE 754-2019, clause 3.4) up
-to a hundred times slower than with others. Engines that take them for 0, as OpenVINO and GPUs do, agree with this graph
-and not with the one before. Constants of other operators stay: one may be there to keep a divisor from being 0.
+to a hundred times slower than with others. Constants of other operators stay: one may be there to keep a divisor from
+being 0. A network that multiplies such products up again to ordinary size is changed; export's parity refuses it.
 """
 
 from __future__ import annotations

@@ -23,14 +23,14 @@ def print_followed_thresholds(thresholds: Iterable[FollowedThreshold]) -> None:
     if of_variant:
         console.say("decisions on validation cases that differ from FP32's:")
     for variant, findings in of_variant.items():
-        changed, decided = sum(each.changed for each in findings), sum(each.cases for each in findings)
+        changed, decided = sum(finding.changed for finding in findings), sum(finding.cases for finding in findings)
         console.say(f"  {variant}: {changed} of {decided}; {_moved_in_words(findings)}")
 
 
 def _moved_in_words(findings: Sequence[FollowedThreshold]) -> str:
-    moved = sorted((each for each in findings if each.has_moved), key=lambda each: -each.changed)
+    moved = sorted((finding for finding in findings if finding.has_moved), key=lambda finding: -finding.changed)
     if not moved:
         return "thresholds are FP32's"
-    words = [f"{each.finding} {each.fp32_threshold:.4g} -> {each.threshold:.4g}" for each in moved[:_SHOWN]]
+    words = [f"{one.finding} {one.fp32_threshold:.4g} -> {one.threshold:.4g}" for one in moved[:_SHOWN]]
     more = f" and {len(moved) - _SHOWN} more" if len(moved) > _SHOWN else ""
     return f"threshold of {', '.join(words)}{more}"

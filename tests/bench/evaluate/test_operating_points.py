@@ -172,6 +172,17 @@ def test_a_threshold_moves_no_further_than_the_scores_did() -> None:
     assert none_called == pytest.approx(0.51)
 
 
+def test_a_threshold_of_zero_stays_and_a_score_at_the_threshold_is_passed() -> None:
+    truth = np.array([0, 1, 1])
+    zero = OperatingPoint(
+        label="opacity", threshold=0.0, rule="youden", sensitivity=1.0, specificity=0.0, positives=2, negatives=1
+    )
+    assert follow_operating_point(zero, np.array([0.0, 0.5, 0.6]), truth, called=3).threshold == 0.0
+    half = msgspec.structs.replace(zero, threshold=0.5)
+    passed = follow_operating_point(half, np.array([0.1, 0.5, 0.9]), truth, called=1).threshold
+    assert 0.5 < passed < 0.5 + 1e-9
+
+
 @pytest.mark.parametrize("rule", [*RULES[1:], "false-alarm-rate<=0.05"])
 def test_a_rule_that_promises_a_rate_is_applied_again(make_evaluation: MakeEvaluation, rule: str) -> None:
     evaluation = make_evaluation()
