@@ -49,6 +49,8 @@ def recalibrate_variants(
 ) -> RecalibratedVariants:
     """Give each trial that ships a temperature and thresholds of its own, where the cases can tell.
 
+    A trial of FP32 is the network itself, and decides as the task does.
+
     Args:
         shipping: with their exports open and their logits on the cases that judged.
         references: trials of FP32, one of which may have its logits as well, so that they are not computed again.
@@ -57,7 +59,7 @@ def recalibrate_variants(
         source_graph: the network at full precision in ONNX, opened where no reference has logits.
         progress: told how far it is.
     """
-    ready = [(trial, _answering(trial, validation)) for trial in shipping]
+    ready = [(trial, _answering(trial, validation)) for trial in shipping if trial.variant.precision != "fp32"]
     open_trials = [(trial, answering) for trial, answering in ready if answering is not None]
     if not open_trials:
         return RecalibratedVariants(list(shipping), [], ())
@@ -70,16 +72,18 @@ def recalibrate_variants(
         return RecalibratedVariants(list(shipping), [], ())
     task, study = validation.task, validation.study
     reference = tabulate(np.concatenate(fp32.logits), study, cases, task, name="fp32")
-    trials: list[CandidateTrial] = []
+    recalibrated: dict[str, CandidateTrial] = {}
     lines: list[str] = []
     thresholds: list[FollowedThreshold] = []
     for trial, answering in open_trials:
         evaluation = tabulate(np.concatenate(answering.logits), study, cases, task, name=trial.variant.name)
         decided = recalibrate_thresholds(trial.variant, evaluation, reference, task)
         own_export = trial.export and msgspec.structs.replace(trial.export, variant=decided.variant)
-        trials.append(msgspec.structs.replace(trial, variant=decided.variant, export=own_export))
+        changed = msgspec.structs.replace(trial, variant=decided.variant, export=own_export)
+        recalibrated[trial.variant.name] = changed
         lines += [f"quantize: {decided.variant.name}: {line}" for line in decided.lines]
         thresholds += decided.findings
+    trials = [recalibrated.get(trial.variant.name, trial) for trial in shipping]
     return RecalibratedVariants(trials, lines, tuple(thresholds))
 
 

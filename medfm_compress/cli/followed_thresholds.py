@@ -15,11 +15,10 @@ _SHOWN = 3
 
 
 def print_followed_thresholds(thresholds: Iterable[FollowedThreshold]) -> None:
-    """Of each variant how many decisions differ from those of FP32, and which thresholds moved; FP32 itself is none."""
+    """Of each variant how many decisions differ from those of FP32, and which thresholds moved."""
     of_variant: dict[str, list[FollowedThreshold]] = {}
     for threshold in thresholds:
-        if not threshold.variant.endswith("fp32"):
-            of_variant.setdefault(threshold.variant, []).append(threshold)
+        of_variant.setdefault(threshold.variant, []).append(threshold)
     if of_variant:
         console.say("decisions on validation cases that differ from FP32's:")
     for variant, findings in of_variant.items():

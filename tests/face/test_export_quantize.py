@@ -74,7 +74,8 @@ def test_export_then_quantize_by_command(call, folder):
     assert any(idle["method"] == "further candidates" for idle in answer["not_tried"])
     timed = [candidate for candidate in answer["candidates"] if candidate["speedup"] is not None]
     assert timed and all(candidate["p50_ms"] > 0 for candidate in timed)
-    assert answer["thresholds"] and all(0 <= each["changed"] <= each["cases"] for each in answer["thresholds"])
+    assert all(0 <= each["changed"] <= each["cases"] for each in answer["thresholds"])
+    assert {each["variant"] for each in answer["thresholds"]} <= set(answer["variants"]) - {"onnxruntime-cpu-fp32"}
     assert answer["variants"] == [v.name for v in Bundle.open(folder / "b.medfm").manifest.variants]
 
 

@@ -97,6 +97,8 @@ def test_a_kept_variant_gets_its_own_threshold_from_all_validation_cases(many, t
     assert (point.positives, point.negatives) == (80, 80)
     assert point.sensitivity == own.decisions[own.truth == 1].mean()
     assert own.decisions.sum() == whole.decisions.sum()
+    assert not any(each.variant == fp32.name for each in quantized.thresholds)
+    assert not any(f"{fp32.name}: threshold" in step for step in bundle.manifest.provenance.steps)
     of_int8 = next(each for each in quantized.thresholds if each.variant == int8.name)
     assert (of_int8.threshold, of_int8.cases) == (point.threshold, 160)
     assert of_int8.changed == (own.decisions != whole.decisions).sum()
