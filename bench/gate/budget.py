@@ -173,13 +173,13 @@ def _ratios(
 
 
 def _speedup(own: Measurement | None, teacher: Measurement | None) -> Figure:
-    """With an interval where both were measured in the same interleaved rounds, else of the medians alone."""
+    """Of two that were measured in the same interleaved rounds."""
     missing = _incomparable(own, teacher)
     if missing or own is None or teacher is None or not own.session_ms:
         return Figure(missing=missing)
     calls = (own.calls_per_round, teacher.calls_per_round)
     if min(calls) < 1 or len(own.session_ms) * calls[1] != len(teacher.session_ms) * calls[0]:
-        return Figure.single(_ratio(teacher.quantile_ms(0.5), own.quantile_ms(0.5)))
+        return Figure(missing="the two were not measured in the same interleaved rounds; bench them in one run")
     ratio = speedup(teacher, own)
     if ratio.level < LEVEL:
         rounds = len(own.session_ms) // own.calls_per_round

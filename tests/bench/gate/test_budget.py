@@ -146,6 +146,15 @@ def test_fewer_rounds_than_an_interval_needs_prove_no_speedup(rounds: int, outco
     assert (f"{rounds} rounds give no 95% interval" in check.reason) == (outcome == "inconclusive")
 
 
+@pytest.mark.parametrize("calls", [0, 3])
+def test_a_teacher_of_other_rounds_proves_no_speedup(calls: int) -> None:
+    """In a report that was edited, or of a version that did not interleave."""
+    own = measured("int8", target="openvino:cpu:int8:1", session_ms=(10.0,) * 24, calls_per_round=3)
+    teacher = measured("teacher", target="torch:cpu:fp32:1", session_ms=(40.0,) * 21, calls_per_round=calls)
+    check = only_check(Budget(min_speedup=2.0), teacher, own)
+    assert check.outcome == "inconclusive" and "not measured in the same interleaved rounds" in check.reason
+
+
 def test_every_limit_makes_one_check_of_a_name_of_its_own_whether_measured_or_not() -> None:
     names = []
     for limit in Budget.__struct_fields__:
