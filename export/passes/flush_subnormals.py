@@ -27,9 +27,13 @@ def flush_subnormals(model: ir.Model) -> int:
 
 
 def _is_of_product(value: ir.Value) -> bool:
-    """Whether products alone read it."""
+    """Whether products alone read it, and nobody outside the graph."""
     users = value.consumers()
-    return bool(users) and all(user.domain == "" and user.op_type in _PRODUCTS for user in users)
+    return (
+        bool(users)
+        and not value.is_graph_output()
+        and all(user.domain == "" and user.op_type in _PRODUCTS for user in users)
+    )
 
 
 def _flush(value: ir.Value) -> bool:

@@ -222,6 +222,13 @@ def test_a_constant_that_another_operator_reads_as_well_stays(graphs):
     assert flush_subnormals(model) == 0
 
 
+def test_weights_that_the_graph_gives_out_stay(graphs):
+    tiny = np.full((4, 6), 1e-40, dtype=np.float32)
+    model = graphs.read(graphs.build(TOKENS, "y = MatMul(x, w)", w=tiny))
+    model.graph.outputs.append(model.graph.initializers["w"])
+    assert flush_subnormals(model) == 0 and model.graph.initializers["w"].const_value.numpy().all()
+
+
 def test_every_export_flushes_subnormal_weights(graphs):
     nodes = "m = MatMul(x, w) y = Relu(m)"
     model = graphs.read(graphs.build(TOKENS, nodes, w=decayed(graphs.normal(4, 6))))
