@@ -58,15 +58,19 @@ def _meets(flag: str, cpu: Cpu) -> bool:
     return bool(cpu.flags) and flag[1:] not in cpu.flags if flag.startswith("!") else flag in cpu.flags
 
 
-def usable_cores(smt: Path = _SMT) -> int:
-    """Physical cores this process may run on: the CPUs of its affinity mask, halved where SMT is on; at least 1."""
+def usable_cpus() -> int:
+    """Logical CPUs that this process may run on: those of its affinity mask; at least 1."""
     affinity = getattr(os, "sched_getaffinity", None)
-    count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def usable_cores(smt: Path = _SMT) -> int:
+    """Physical cores that this process may run on: `usable_cpus`, halved where SMT is on; at least 1."""
     try:
         threads_per_core = 2 if smt.read_text().strip() == "1" else 1
     except OSError:
         threads_per_core = 1
-    return max(1, count // threads_per_core)
+    return max(1, usable_cpus() // threads_per_core)
 
 
 def idle_cpus(seconds: float = 0.2, stat: Path = Path("/proc/stat")) -> float | None:

@@ -9,7 +9,7 @@ import msgspec
 from medfm_compress.bench.types.target import Target, split_targets
 from medfm_compress.compress.quantization.build_candidate import portable, serialise
 from medfm_compress.compress.quantization.candidate_search import Group
-from medfm_compress.compress.quantization.candidate_trial import Attempt, CandidateTrial
+from medfm_compress.compress.quantization.candidate_trial import REFERENCE, Attempt, CandidateTrial
 from medfm_compress.compress.quantization.gpu_variants import BACKEND as TENSORRT
 from medfm_compress.compress.quantization.methods import DoesNotApply, Method, Rest
 from medfm_compress.compress.quantization.options import QuantizeOptions
@@ -18,7 +18,7 @@ from medfm_compress.export.passes.pipeline import for_onnxruntime
 from medfm_compress.export.passes.read import read_graph
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Backend, Precision, Variant
-from medfm_compress.runtime.cpu import missing_flags, read_cpu, usable_cores
+from medfm_compress.runtime.cpu import missing_flags, read_cpu, usable_cpus
 from medfm_compress.runtime.errors import BundleRefused, InputError
 from medfm_compress.runtime.heap import release_unused_memory
 from medfm_compress.runtime.sessions.instruction_sets import BF16, favours_symmetric, multiplies_exactly
@@ -65,13 +65,18 @@ def variants_of(bundle: Bundle, targets: tuple[str, ...]) -> tuple[Variant, ...]
     return tuple(chosen)
 
 
-def check_threads(variants: tuple[Variant, ...], threads: int) -> None:
-    """Raises InputError, before any work, where ``variants`` cannot be timed on as many threads here."""
-    cores = usable_cores()
-    if variants and threads > cores:
+def check_threads(options: QuantizeOptions) -> None:
+    """Raises InputError, before any work, where candidates cannot be timed on as many threads here.
+
+    What is for a GPU alone is not timed on the CPU.
+    """
+    targets, named = split_targets(options.targets)
+    threads, cpus = named or options.threads, usable_cpus()
+    on_cpu = not targets or any(not target.startswith(TENSORRT) for target in targets)
+    if on_cpu and threads > cpus:
         raise InputError(
-            f"{threads} threads, and this machine has {cores} cores: candidates are timed on it, and what they cost on "
-            f"more threads than cores says nothing; ask for {cores} at most"
+            f"{threads} threads, and this process may use {cpus} CPUs, on which candidates are timed: times of more "
+            f"threads than CPUs say nothing; ask for {cpus} at most, or quantize on a machine like the device"
         )
 
 
@@ -90,10 +95,11 @@ def make_group(variant: Variant, contents: tuple[bytes, ...], threads: int) -> G
         BundleRefused: it cannot be opened.
     """
     reference = CandidateTrial(
-        name="fp32",
+        name=REFERENCE,
         variant=variant,
         export=open_export(variant, contents, threads),
         size_bytes=sum(map(len, contents)),
+        error=0.0,
     )
 
     cpu = read_cpu()

@@ -76,6 +76,13 @@ def _intention(model: Model) -> tuple[str, ...]:
     return (f"teacher's intended use: {model.intended_use}",) if model.intended_use else ()
 
 
+def check_quantization(options: QuantizeOptions) -> None:
+    """Raises InputError, before any work, where ``options`` ask for what no machine, or not this one, can be asked."""
+    from medfm_compress.compress.quantization.targets import check_threads, for_engines
+
+    check_threads(for_engines(options))
+
+
 def quantize(
     cases: CaseSource,
     bundle: Path,
@@ -95,6 +102,7 @@ def quantize(
         source: what was said of an ONNX file.
     """
     cases.check()
+    check_quantization(options)
     from medfm_compress.compress.quantization.quantize_bundle import quantize_bundle
     from medfm_compress.compress.quantization.targets import for_engines
     from medfm_compress.runtime.bundle.bundle import Bundle

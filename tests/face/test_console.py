@@ -14,8 +14,6 @@ from medfm_compress import steps
 from medfm_compress.bench.types.target import split_targets
 from medfm_compress.cli import console, progress_bar
 from medfm_compress.cli.next_command import after_bench, after_distill
-from medfm_compress.compress.quantization.options import QuantizeOptions
-from medfm_compress.compress.quantization.targets import for_engines
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.progress import Tick, counted
 from medfm_compress.step_settings import FinetuneStep
@@ -101,16 +99,6 @@ def test_targets_share_their_threads() -> None:
         split_targets(("openvino:cpu:int8:2", "onnxruntime:cpu:int8:1"))
     with pytest.raises(InputError, match="write backend:device:precision:threads"):
         split_targets(("tpu",))
-
-
-def test_quantize_takes_engines_and_threads_from_its_targets() -> None:
-    """From a recipe's as well as from the command's."""
-    options = for_engines(QuantizeOptions(targets=("openvino:cpu:int8:2", "onnxruntime:cpu")))
-    assert (options.targets, options.threads) == (("openvino:cpu", "onnxruntime:cpu"), 2)
-    with pytest.raises(InputError, match="quantize makes int8; give openvino:cpu:int8"):
-        for_engines(QuantizeOptions(targets=("openvino:cpu:bf16",)))
-    gpu = for_engines(QuantizeOptions(targets=("tensorrt:cuda:fp16", "tensorrt:cuda:int8:1")))
-    assert gpu.targets == ("tensorrt:cuda:fp16", "tensorrt:cuda:int8") and gpu.threads == 1
 
 
 def test_the_command_that_judges_can_be_pasted() -> None:

@@ -1,0 +1,71 @@
+"""What a target asks for, and of which machine it can be asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medfm_compress import steps
+from medfm_compress.compress.quantization import targets
+from medfm_compress.compress.quantization.options import QuantizeOptions
+from medfm_compress.onnx_model import CaseSource
+from medfm_compress.pipeline import compress
+from medfm_compress.recipe import load_recipe
+from medfm_compress.runtime.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def two_cpus(monkeypatch):
+    monkeypatch.setattr(targets, "usable_cpus", lambda: 2)
+
+
+def test_quantize_takes_engines_and_threads_from_its_targets():
+    """From a recipe's as well as from the command's."""
+    options = targets.for_engines(QuantizeOptions(targets=("openvino:cpu:int8:2", "onnxruntime:cpu")))
+    assert (options.targets, options.threads) == (("openvino:cpu", "onnxruntime:cpu"), 2)
+    with pytest.raises(InputError, match="quantize makes int8; give openvino:cpu:int8"):
+        targets.for_engines(QuantizeOptions(targets=("openvino:cpu:bf16",)))
+    gpu = targets.for_engines(QuantizeOptions(targets=("tensorrt:cuda:fp16", "tensorrt:cuda:int8:1")))
+    assert gpu.targets == ("tensorrt:cuda:fp16", "tensorrt:cuda:int8") and gpu.threads == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        QuantizeOptions(threads=2),
+        QuantizeOptions(targets=("openvino:cpu:int8:2",)),
+        QuantizeOptions(targets=("tensorrt:cuda:fp16:16",)),
+    ],
+)
+def test_as_many_threads_as_cpus_and_any_number_for_a_gpu_are_taken(options):
+    targets.check_threads(options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        QuantizeOptions(threads=3),
+        QuantizeOptions(targets=("openvino:cpu:int8:3",)),
+        QuantizeOptions(targets=("onnxruntime:cpu:int8:3", "tensorrt:cuda")),
+    ],
+)
+def test_more_threads_than_cpus_are_refused_before_a_model_is_read(options, tmp_path):
+    message = "3 threads, and this process may use 2 CPUs.* ask for 2 at most"
+    with pytest.raises(InputError, match=message):
+        targets.check_threads(options)
+    (tmp_path / "study.csv").write_text("image,split,label\n")
+    with pytest.raises(InputError, match=message):
+        cases = CaseSource(tmp_path / "study.csv")
+        steps.quantize(cases, tmp_path / "absent.medfm", options, print, tmp_path / "q.medfm")
+
+
+def test_a_recipe_that_asks_for_them_is_refused_before_it_trains(tmp_path):
+    (tmp_path / "policy.yaml").write_text("non_inferiority: [{metric: auroc, margin: 0.1}]\n")
+    recipe = "name: r\npolicy: policy.yaml\nteacher: {model: resnet10t}\ndistill: {student: test_resnet}\n"
+    (tmp_path / "recipe.yaml").write_text(recipe + "quantize: {targets: ['openvino:cpu:int8:3']}\n")
+    (tmp_path / "study.csv").write_text("image,split,label\n")
+    loaded = load_recipe(tmp_path / "recipe.yaml")
+    with pytest.raises(InputError, match="3 threads, and this process may use 2 CPUs"):
+        compress(loaded, tmp_path / "study.csv", tmp_path / "out", print)
+    assert not (Path(tmp_path) / "out").exists()
