@@ -16,6 +16,7 @@ from medfm_compress.compress.quantization.kinds.validation_set import Validation
 from medfm_compress.compress.quantization.thresholds import FollowedThreshold, recalibrate_thresholds
 from medfm_compress.data.study import Case
 from medfm_compress.export.cases import case_inputs
+from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress, counted
 from medfm_compress.runtime.sessions.protocol import Session
@@ -49,7 +50,8 @@ def recalibrate_variants(
 ) -> RecalibratedVariants:
     """Give each trial that ships a temperature and thresholds of its own, where the cases can tell.
 
-    A trial of FP32 is the network itself, and decides as the task does.
+    A trial of FP32 is the network itself, and decides as the task does. Where the task has no threshold, FP32 is not
+    asked: a temperature needs nothing to be held against.
 
     Args:
         shipping: with their exports open and their logits on the cases that judged.
@@ -63,21 +65,21 @@ def recalibrate_variants(
     open_trials = [(trial, answering) for trial, answering in ready if answering is not None]
     if not open_trials:
         return RecalibratedVariants(list(shipping), [], ())
-    known = (_answering(trial, validation) for trial in references)
-    fp32 = next((answering for answering in known if answering is not None), None)
-    fp32 = fp32 or _from_source(source_graph(), validation)
-    sessions = [fp32, *(answering for _, answering in open_trials)]
+    task, study = validation.task, validation.study
+    fp32 = _fp32(references, validation, source_graph) if task.operating_points else None
+    sessions = [*([fp32] if fp32 else []), *(answering for _, answering in open_trials)]
     cases = _complete(sessions, validation, spec, progress)
     if not cases:
         return RecalibratedVariants(list(shipping), [], ())
-    task, study = validation.task, validation.study
-    reference = tabulate(np.concatenate(fp32.logits), study, cases, task, name="fp32")
+    reference = tabulate(np.concatenate(fp32.logits), study, cases, task, name="fp32") if fp32 else None
     recalibrated: dict[str, CandidateTrial] = {}
     lines: list[str] = []
     thresholds: list[FollowedThreshold] = []
     for trial, answering in open_trials:
-        evaluation = tabulate(np.concatenate(answering.logits), study, cases, task, name=trial.variant.name)
-        decided = recalibrate_thresholds(trial.variant, evaluation, reference, task)
+        logits = np.concatenate(answering.logits)
+        _check_finite(trial, logits, cases)
+        evaluation = tabulate(logits, study, cases, task, name=trial.variant.name)
+        decided = recalibrate_thresholds(trial.variant, evaluation, reference or evaluation, task)
         own_export = trial.export and msgspec.structs.replace(trial.export, variant=decided.variant)
         changed = msgspec.structs.replace(trial, variant=decided.variant, export=own_export)
         recalibrated[trial.variant.name] = changed
@@ -93,9 +95,26 @@ def _answering(trial: CandidateTrial, validation: ValidationSet) -> _Answering |
     return _Answering(trial.export.session, [trial.logits[validation.are_labelled]])
 
 
-def _from_source(onnx: bytes, validation: ValidationSet) -> _Answering:
-    session = open_session_from_bytes("onnxruntime", [onnx], 1, "fp32")
+def _fp32(
+    references: Sequence[CandidateTrial], validation: ValidationSet, source_graph: Callable[[], bytes]
+) -> _Answering:
+    """The first of ``references`` that has logits; without any the network itself."""
+    known = (_answering(trial, validation) for trial in references)
+    if (first := next((answering for answering in known if answering is not None), None)) is not None:
+        return first
+    session = open_session_from_bytes("onnxruntime", [source_graph()], 1, "fp32")
     return _Answering(session, [case_logits(session, validation.inputs)[validation.are_labelled]])
+
+
+def _check_finite(trial: CandidateTrial, logits: NDArray[np.float32], cases: Sequence[Case]) -> None:
+    """Raises InputError where a variant gives no number for a case; none that judged is among them."""
+    finite = np.isfinite(logits).reshape(len(cases), -1).all(axis=1)
+    if not finite.all():
+        raise InputError(
+            f"{trial.variant.name} by {trial.name} gives no finite logits for {cases[int(np.argmin(finite))].image}, "
+            f"which did not judge it ({int((~finite).sum())} of {len(cases)} validation cases); judge by all of them, "
+            f"with --validation-samples {len(cases)}, and it is not kept"
+        )
 
 
 def _complete(
