@@ -192,7 +192,9 @@ def _line(entry: CandidateTrial | DoesNotApply) -> dict[str, Any]:
 
     if not isinstance(entry, CandidateTrial):
         return {"name": entry.candidate, "reason": entry.reason}
-    figures = {"p50_ms": entry.p50_ms, "speedup": entry.speedup, "error": entry.error}
+    figures = {"p50_ms": entry.p50_ms, "speedup": entry.speedup}
+    if entry.ran:  # without, its error is not known
+        figures["error"] = entry.error
     return {"name": entry.name, "reason": entry.reason} | {key: round(value, 5) for key, value in figures.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -15,6 +16,9 @@ from medfm_compress.compress.quantization.budget import Budget
 from medfm_compress.compress.quantization.methods import DoesNotApply, Method
 from medfm_compress.export.build import Export
 from medfm_compress.runtime.bundle.manifest import Variant
+
+REFERENCE = "fp32"
+"""Name of the trial of FP32 on an engine of the CPU, which the others on it are held against."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,7 +61,7 @@ class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
         pace: cost / that of the search's pacemaker (see `candidate_search`), of that timing.
         speedup_interval: of fresh, interleaved processes; None where it was timed in this process only.
         measurement: of its fresh process.
-        error: relative logit error on validation cases.
+        error: relative logit error on validation cases; NaN where its logits were not compared.
         accuracy_drop: see `Candidate`.
         changed_decisions: likewise.
         size_bytes: of its files.
@@ -81,7 +85,7 @@ class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
     pace: Interval | None = None
     speedup_interval: Interval | None = None
     measurement: Measurement | None = None
-    error: float = 0.0
+    error: float = math.nan
     accuracy_drop: float = 0.0
     changed_decisions: float = 0.0
     size_bytes: int = 0
@@ -97,6 +101,11 @@ class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
     def ran(self) -> bool:
         """It could be opened, and was judged and timed."""
         return self.p50_ms > 0
+
+    @property
+    def is_reference(self) -> bool:
+        """It is no candidate: on a GPU, FP32 is one like any other."""
+        return self.name == REFERENCE and self.variant.device == "cpu"
 
     @property
     def interval(self) -> Interval:

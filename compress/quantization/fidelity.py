@@ -5,6 +5,7 @@ What accuracy and a decision are, the kind of task says; see `kinds.table`.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -55,10 +56,10 @@ def case_logits(session: Session, inputs: NetworkInputs) -> Logits:
 
 
 def fidelity(logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> Fidelity:
-    """Compare a candidate's logits with those of FP32 on the same cases."""
-    error = relative_logit_error(logits, fp32_logits, validation.task)
+    """Compare a candidate's logits with those of FP32 on the same cases; those that are not finite lose everything."""
     if not np.isfinite(logits).all():
-        return Fidelity(error, 1.0, 1.0)
+        return Fidelity(math.inf, 1.0, 1.0)
+    error = relative_logit_error(logits, fp32_logits, validation.task)
     judge = judge_of(validation.task)
     before, after = (judge.scores(answers, validation) for answers in (fp32_logits, logits))
     drops = [whole - less for whole, less in zip(before, after, strict=True)]

@@ -202,4 +202,4 @@ def _objection(trial: CandidateTrial, limits: Limits) -> str:
 
 def _behind(trial: CandidateTrial) -> CandidateTrial:
     """The portable form of a network whose optimised form ships, too."""
-    return msgspec.structs.replace(trial, is_fallback=True, reason=WHY_PORTABLE)
+    return msgspec.structs.replace(trial, is_fallback=True, reason=f"{trial.reason}; {WHY_PORTABLE}")

@@ -30,14 +30,12 @@ from medfm_compress.runtime.bundle.manifest import Backend, Precision
 from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import InputError, MedfmError
 from medfm_compress.runtime.progress import Progress
-from medfm_compress.runtime.sessions.devices import DEVICES
 from medfm_compress.runtime.sessions.table import is_available
 
 BACKEND: Backend = "tensorrt"
 DEFAULT_PRECISION: Precision = "fp16"
 """Of a target that names none: the network's own accuracy with half of the memory, fast on every GPU that has Tensor
 Cores."""
-PRECISIONS: tuple[Precision, ...] = DEVICES[BACKEND]["cuda"]
 
 _QUANTIZED: tuple[Precision, ...] = ("int8", "int8-fp16", "fp8", "fp8-fp16")
 _METHODS = tuple(
@@ -51,7 +49,7 @@ def gpu_precisions(targets: Sequence[str], columns: Sequence[Column] = ()) -> tu
     """The precisions that ``targets`` (``tensorrt:cuda[:precision]``) ask for, each once; for a network of ``columns``.
 
     Raises:
-        InputError: a precision that no graph is made for, or a network that takes more than the image.
+        InputError: a network that takes more than the image.
     """
     if targets and columns:
         raise InputError(
@@ -59,9 +57,6 @@ def gpu_precisions(targets: Sequence[str], columns: Sequence[Column] = ()) -> tu
             "give targets of openvino:cpu or onnxruntime:cpu"
         )
     named = [([*target.split(":"), DEFAULT_PRECISION])[2] for target in targets]
-    for precision in named:
-        if precision not in PRECISIONS:
-            raise InputError(f"no graph is made in {precision!r} for {BACKEND}; it must be {', '.join(PRECISIONS)}")
     return tuple(dict.fromkeys(named))  # type: ignore[arg-type]
 
 

@@ -105,13 +105,13 @@ def quantize_bundle(
         StudyError: too few cases, or one that cannot be read; it is named.
     """
     options = options or QuantizeOptions()
+    check_threads(options)
     bundle = Bundle.open(bundle_path)
     check_labels(study, bundle.manifest.task)
     _source_variant(bundle)
     cpu, gpu = _by_device(options.targets)
     precisions = gpu_precisions(gpu, bundle.manifest.told)
     variants = variants_of(bundle, cpu) if cpu or not gpu else ()
-    check_threads(variants, options.threads)
     cases = sample_cases(study, "train", options.samples, options.seed)
     if len(cases) < MIN_CALIBRATION_CASES:
         raise StudyError(f"{len(cases)} training cases; calibration needs at least {MIN_CALIBRATION_CASES}")
@@ -134,7 +134,7 @@ def quantize_bundle(
     thresholds: tuple[FollowedThreshold, ...] = ()
     if options.rechoose and not bare and judge_of(bundle.manifest.task).chooses_thresholds:
         progress("choosing thresholds of the new variants on validation cases")
-        references = [trial for trial in trials_of(attempts) if trial.name == "fp32"]
+        references = [trial for trial in trials_of(attempts) if trial.is_reference]
         spec = bundle.manifest.image_spec
         recalibrated = recalibrate_variants(
             shipping, references, validation, spec, lambda: _source_graph(bundle), progress
@@ -142,13 +142,13 @@ def quantize_bundle(
         shipping, thresholds = recalibrated.trials, recalibrated.thresholds
         steps += recalibrated.lines
     scores = score_files(bundle, shipping, validation, lambda: _source_graph(bundle), progress)
-    exports = [opened(trial) for trial in shipping if trial.name != "fp32"]
+    exports = [opened(trial) for trial in shipping if not trial.is_reference]
     steps += heat_map_lines(bundle, exports, images_of(validation.inputs))
     manifest = _write(bundle, out_path, shipping, attempts, steps, scores)
     return Quantized(
         manifest=manifest,
         candidates=_candidates(attempts),
-        applied=any(trial.name != "fp32" for trial in shipping),
+        applied=any(not trial.is_reference for trial in shipping),
         labelled=validation.labelled,
         calibration_images=tuple(case.image for case in cases),
         thresholds=thresholds,
@@ -275,7 +275,7 @@ def _write(
     files: dict[str, bytes] = dict(scores)
     inputs = read_golden_inputs(bundle)
     for trial in shipping:
-        if trial.name != "fp32":
+        if not trial.is_reference:
             export = opened(trial)
             files |= export.files
             logits = {export.variant.name: _golden_logits(bundle, export, inputs)}
@@ -299,9 +299,9 @@ def _ordered(
 
     The order is that of one interleaved run; where nothing new ships there was none, and the source's order stays.
     """
-    if all(trial.name == "fp32" for trial in shipping):
+    if all(trial.is_reference for trial in shipping):
         return bundle.manifest.variants, []
-    replaced = {trial.variant.name for trial in trials if trial.kept or trial.name == "fp32"}
+    replaced = {trial.variant.name for trial in trials if trial.kept or trial.is_reference}
     untouched = [variant for variant in bundle.manifest.variants if variant.name not in replaced]
     order = in_order([trial for trial in shipping if not trial.is_fallback])
     order += in_order([trial for trial in shipping if trial.is_fallback])
@@ -322,7 +322,7 @@ def _steps(attempts: Attempts, options: QuantizeOptions, calibrated: str, valida
     for attempt in attempts:
         if isinstance(attempt, DoesNotApply):
             lines.append(f"quantize: {idle_candidate(attempt.candidate, attempt.reason)}")
-        elif attempt.name != "fp32":
+        elif not attempt.is_reference:
             lines.append(candidate_step(attempt.variant.name, attempt.name, attempt.reason, kept=attempt.kept))
     return lines
 

@@ -29,7 +29,7 @@ def score_files(
     Raises:
         StudyError: see `rescored`.
     """
-    new = [trial for trial in shipping if trial.name != "fp32"]
+    new = [trial for trial in shipping if not trial.is_reference]
     if not new or bundle.manifest.typicality is msgspec.UNSET:
         return {}
     progress("scoring the cases that judge, so that the new variants tell unlike images")

@@ -96,8 +96,10 @@ def report_as_json(report: Report, verdict: Verdict, out: Path) -> dict[str, Any
     }
 
 
-def print_report(report: Report, verdict: Verdict, out: Path, policy: Path, bundle: Path) -> None:
-    """What people read of a bench: speed, accuracy, verdict, where the report is."""
+def print_report(
+    report: Report, verdict: Verdict, out: Path, policy: Path, bundle: Path, *, recorded: bool = False
+) -> None:
+    """What people read of a bench: speed, accuracy, verdict (``recorded`` in the bundle or not yet), the report."""
     from medfm_compress.bench.render.format import bounds, number, signed
 
     console.table(
@@ -134,21 +136,23 @@ def print_report(report: Report, verdict: Verdict, out: Path, policy: Path, bund
     for reason in report.noise:
         console.say(f"noisy: {reason}")
     console.say(f"verdict: {verdict.outcome}")
-    for line in _meaning(verdict):
+    for line in _meaning(verdict, recorded=recorded):
         console.say(f"  {line}")
     if waived := not_judged(verdict):
         console.say(f"  {waived}")
     console.say(f"report:  {out / 'report.html'}")
-    console.say(f"judge it with: {after_bench(out / 'report.json', policy, bundle)}")
+    again = "judge it again with" if recorded else "judge it with"
+    console.say(f"{again}: {after_bench(out / 'report.json', policy, bundle)}")
 
 
-def _meaning(verdict: Verdict) -> list[str]:
+def _meaning(verdict: Verdict, *, recorded: bool) -> list[str]:
     """What the verdict means and what to do next; not a pass: with the first requirement that is in the way."""
     from medfm_compress.bench.gate.gate import DEVICE_MISSING
 
     if verdict.outcome == "pass":
         which = "every requirement that was judged" if not_judged(verdict) else "every requirement of the policy"
-        return [f"{which} holds on these cases; the command below records it in the bundle"]
+        where = "and the bundle records it" if recorded else "the command below records it in the bundle"
+        return [f"{which} holds on these cases; {where}"]
     found = [
         (judged.variant, check)
         for judged in verdict.variants

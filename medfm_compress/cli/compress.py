@@ -59,7 +59,7 @@ def print_finished(finished: Finished, policy: Path) -> None:
     from medfm_compress.cli.bench import print_report
     from medfm_compress.cli.int8_summary import print_no_int8
 
-    print_report(finished.report, finished.verdict, finished.report_folder, policy, finished.bundle)
+    print_report(finished.report, finished.verdict, finished.report_folder, policy, finished.bundle, recorded=True)
     print_no_int8(_manifest(finished))
     console.say(f"bundle:  {finished.bundle}")
 

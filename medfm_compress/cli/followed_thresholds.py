@@ -20,7 +20,7 @@ def print_followed_thresholds(thresholds: Iterable[FollowedThreshold]) -> None:
     for threshold in thresholds:
         of_variant.setdefault(threshold.variant, []).append(threshold)
     if of_variant:
-        console.say("decisions on validation cases that differ from FP32's:")
+        console.say("decisions on all labelled validation cases that differ from FP32's:")
     for variant, findings in of_variant.items():
         changed, decided = sum(finding.changed for finding in findings), sum(finding.cases for finding in findings)
         console.say(f"  {variant}: {changed} of {decided}; {_moved_in_words(findings)}")

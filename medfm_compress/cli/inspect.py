@@ -91,7 +91,7 @@ def _describe(manifest: Manifest, path: Path, signatures: int) -> None:
         "bundle": f"{manifest.name} ({path.stat().st_size / 1e6:.2f} MB, schema {manifest.schema_version})",
         "model digest": manifest.model_digest,
         "release": manifest.release_number,
-        "signatures": signatures and f"{signatures}; 'bundle verify' says whose, and whether they hold",
+        "signatures": f"{signatures}; 'bundle verify' says whose, and whether they hold" if signatures else "none",
         "intended use": manifest.intended_use,
         "task": f"{task.kind}: {', '.join(task.labels)}",
         "input": _input_in_words(manifest.image_spec),

@@ -76,20 +76,11 @@ def _known(candidate: Candidate) -> dict[str, Any]:
     import msgspec
 
     fields = msgspec.structs.asdict(candidate)
-    if not _is_timed(candidate):
+    if not candidate.is_timed:
         fields |= dict.fromkeys(("p50_ms", "speedup"))
-    if not _is_judged(candidate):
+    if not candidate.is_judged:
         fields |= dict.fromkeys(("relative_logit_error", "accuracy_drop", "changed_decisions"))
     return fields
-
-
-def _is_timed(candidate: Candidate) -> bool:
-    return candidate.p50_ms > 0
-
-
-def _is_judged(candidate: Candidate) -> bool:
-    """What runs on no engine here is judged, and not timed."""
-    return _is_timed(candidate) or candidate.relative_logit_error > 0
 
 
 def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> None:
@@ -109,10 +100,10 @@ def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> No
                 console.say(idle_candidate(candidate.method, candidate.reason))
         console.say()
     if any(candidate.pareto for candidate in quantized.candidates):
-        console.say("* of all, no other is both faster and more faithful")
+        console.say("* of all, no other is both faster by p50 and more faithful")
     candidates = quantized.candidates
     if finally_timed:
-        console.say("~ timed in the search; the kept ones and their rivals in fresh processes, in turns")
+        console.say("~ timed in the search, p50 is FP32's over it; the others in fresh processes, in turns")
     if any(candidate.speedup_interval and is_of_processor(candidate.speedup_interval) for candidate in candidates):
         console.say("p50 is by the clock; a speed-up compares processor time, which other work here disturbs less")
     if not quantized.applied:
@@ -138,12 +129,11 @@ def _backend(candidate: Candidate) -> str:
 
 def _row(candidate: Candidate, *, finally_timed: bool) -> list[str]:
     outcome = candidate.reason  # of FP32, which is no candidate
-    if candidate.method != "fp32":
-        outcome = f"{'kept' if candidate.kept else 'refused'}: {candidate.reason}"
-    about = "" if candidate.speedup_interval or candidate.method == "fp32" or not finally_timed else "~"
-    times = [f"{candidate.p50_ms:.2f}", f"{about}{candidate.speedup:.2f}×"] if _is_timed(candidate) else ["–"] * 2
-    judged = _is_judged(candidate)
-    error = f"{candidate.relative_logit_error:.4f}" if judged else "–"
-    agree = f"{1 - candidate.changed_decisions:.1%}" if judged else "–"
+    if not candidate.is_reference:
+        outcome = f"{f'kept as {candidate.variant}' if candidate.kept else 'not kept'}: {candidate.reason}"
+    about = "" if candidate.speedup_interval or candidate.is_reference or not finally_timed else "~"
+    times = [f"{candidate.p50_ms:.2f}", f"{about}{candidate.speedup:.2f}×"] if candidate.is_timed else ["–"] * 2
+    error = f"{candidate.relative_logit_error:.4f}" if candidate.is_judged else "–"
+    agree = f"{1 - candidate.changed_decisions:.1%}" if candidate.is_judged else "–"
     size = f"{candidate.size_bytes / 1e6:.2f}" if candidate.size_bytes else "–"
     return [candidate.method + ("*" if candidate.pareto else ""), *times, error, agree, size, outcome]

@@ -27,7 +27,7 @@ def test_a_line_a_variant_says_what_moved_and_what_it_changed(capsys: pytest.Cap
     still = [followed("onnxruntime-cpu-int8", "f0", 0.25, 2)]
     print_followed_thresholds([*many, *still])
     header, moved, stays = capsys.readouterr().out.splitlines()
-    assert header == "decisions on validation cases that differ from FP32's:"
+    assert header == "decisions on all labelled validation cases that differ from FP32's:"
     assert moved == (
         "  openvino-cpu-int8: 10 of 500; threshold of f4 0.25 -> 0.3, f3 0.25 -> 0.3, f2 0.25 -> 0.3 and 2 more"
     )

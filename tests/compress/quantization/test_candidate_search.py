@@ -240,6 +240,13 @@ def test_unfaithful_and_slow_candidates_are_refused_with_a_reason(validation):
     assert "above the limit 0.05" in tried["int8-attention+minmax"].reason
 
 
+def test_what_is_clearly_slower_is_not_compared_and_says_so(validation):
+    tried = run(validation, {"int8-minmax": (2.0, 0.01), "int8-attention+minmax": (9.0, 0.0)})
+    slow = tried["int8-attention+minmax"]
+    assert not slow.kept and np.isnan(slow.error)
+    assert slow.reason == "slower than int8-minmax, so its logits were not compared"
+
+
 def test_a_fall_of_auroc_refuses_what_the_logits_allow(validation, monkeypatch):
     monkeypatch.setattr(
         candidate_search, "fidelity", lambda logits, fp32_logits, validation: judge.Fidelity(0.01, 0.03)

@@ -89,6 +89,28 @@ def test_a_target_without_a_precision_gives_fp16_beside_what_was_there(source, t
     assert "not timed, for no GPU was at hand" in kept.reason
 
 
+def test_fp32_on_a_gpu_is_a_variant_like_any_other(source, tmp_path, no_gpu):
+    done, bundle = quantized(source, tmp_path, "tensorrt:cuda:fp32", "tensorrt:cuda:fp16")
+    names = {variant.name for variant in bundle.manifest.variants}
+    assert names == {"tensorrt-cuda-fp32", "tensorrt-cuda-fp16", "onnxruntime-cpu-fp32", "openvino-cpu-fp32"}
+    (fp32,) = [candidate for candidate in done.candidates if candidate.variant == "tensorrt-cuda-fp32"]
+    assert done.applied and fp32.kept and fp32.is_judged and not fp32.is_reference
+    assert fp32.relative_logit_error < 1e-4
+    assert any(
+        step.startswith("quantize: tensorrt-cuda-fp32 by fp32 kept") for step in bundle.manifest.provenance.steps
+    )
+    alone, _ = quantized(source, tmp_path, "tensorrt:cuda:fp32")
+    assert alone.applied
+
+
+def test_without_a_cpu_target_the_thresholds_follow_the_network_itself(source, tmp_path, no_gpu):
+    done, bundle = quantized(source, tmp_path, "tensorrt:cuda:fp16")
+    (threshold,) = done.thresholds
+    assert bundle.manifest.task.operating_points and threshold.variant == "tensorrt-cuda-fp16"
+    assert threshold.fp32_threshold == bundle.manifest.task.operating_points[0].threshold
+    assert threshold.cases == len([case for case in tiny_study.make_study().split("val") if case.target])
+
+
 def test_bf16_is_judged_as_well(source, tmp_path, no_gpu):
     done, bundle = quantized(source, tmp_path, "tensorrt:cuda:bf16")
     _, _, types = held(bundle, "tensorrt-cuda-bf16")
@@ -131,7 +153,7 @@ def test_the_goldens_are_the_float_networks(source, tmp_path, no_gpu):
 
 def test_what_misses_the_limits_does_not_ship_and_says_why(source, tmp_path, no_gpu):
     done, bundle = quantized(source, tmp_path, "tensorrt:cuda:int8", "tensorrt:cuda:fp16", error_limit=1e-9)
-    assert not done.applied
+    assert not done.applied and done.thresholds == ()
     assert bundle.manifest.variants == Bundle.open(source).manifest.variants
     reasons = [candidate.reason for candidate in done.candidates]
     assert len(reasons) > 2 and all("is above the limit 1e-09" in reason for reason in reasons)
@@ -145,7 +167,7 @@ def test_of_several_candidates_the_most_faithful_ships(source, tmp_path, no_gpu)
 
 @pytest.mark.parametrize("precision", ["int4-weights", "int8-bf16"])
 def test_a_precision_that_is_not_made_is_refused(source, tmp_path, precision):
-    with pytest.raises(InputError, match=f"no graph is made in '{precision}' for tensorrt; it must be fp32, fp16"):
+    with pytest.raises(InputError, match=f"does not run in '{precision}'; it runs there in fp32, fp16"):
         quantized(source, tmp_path, f"tensorrt:cuda:{precision}")
 
 

@@ -239,7 +239,7 @@ def test_a_bundle_without_its_fp32_graph_is_refused(source, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("target", ["tensorrt:cuda:int4-weights", "onnxruntime:cuda", "openvino:cpu:int8", "coreml"])
 def test_an_unknown_target_is_refused_and_the_known_ones_are_named(source, tmp_path, target):
-    with pytest.raises(InputError, match=r"target|no graph is made in"):
+    with pytest.raises(InputError, match="target"):
         quantize_bundle(
             source, tiny_study.make_study(), tmp_path / "q.medfm", msgspec.structs.replace(FEW, targets=(target,))
         )
@@ -283,7 +283,8 @@ def test_constant_images_calibrate(source, tmp_path):
     black = Pixels.from_integers(np.zeros((tiny_study.SIDE, tiny_study.SIDE), np.uint8))
     study.source.read = lambda image: black
     quantized = quantize_bundle(source, study, tmp_path / "q.medfm", FEW)
-    assert all(np.isfinite(candidate.relative_logit_error) for candidate in quantized.candidates)
+    judged = [candidate for candidate in quantized.candidates if candidate.is_timed]
+    assert judged and all(np.isfinite(candidate.relative_logit_error) for candidate in judged)
 
 
 def test_activations_that_are_not_finite_are_named(tmp_path):
