@@ -151,8 +151,8 @@ def _meaning(verdict: Verdict, *, recorded: bool) -> list[str]:
 
     if verdict.outcome == "pass":
         which = "every requirement that was judged" if not_judged(verdict) else "every requirement of the policy"
-        where = "and the bundle records it" if recorded else "the command below records it in the bundle"
-        return [f"{which} holds on these cases; {where}"]
+        where = ", and the bundle records it" if recorded else "; the command below records it in the bundle"
+        return [f"{which} holds on these cases{where}"]
     found = [
         (judged.variant, check)
         for judged in verdict.variants
