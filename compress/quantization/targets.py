@@ -66,17 +66,16 @@ def variants_of(bundle: Bundle, targets: tuple[str, ...]) -> tuple[Variant, ...]
 
 
 def check_threads(options: QuantizeOptions) -> None:
-    """Raises InputError, before any work, where candidates cannot be timed on as many threads here.
+    """Raises InputError, before any work, where this process cannot use as many threads.
 
-    What is for a GPU alone is not timed on the CPU.
+    What is for a GPU is judged on the CPU where there is none.
     """
-    targets, named = split_targets(options.targets)
+    _, named = split_targets(options.targets)
     threads, cpus = named or options.threads, usable_cpus()
-    on_cpu = not targets or any(not target.startswith(TENSORRT) for target in targets)
-    if on_cpu and threads > cpus:
+    if threads > cpus:
         raise InputError(
-            f"{threads} threads, and this process may use {cpus} CPUs, on which candidates are timed: times of more "
-            f"threads than CPUs say nothing; ask for {cpus} at most, or quantize on a machine like the device"
+            f"{threads} threads, and this process may use {cpus} CPUs, on which candidates are judged and timed: times "
+            f"of more threads than CPUs say nothing; ask for {cpus} at most, or quantize on a machine like the device"
         )
 
 

@@ -35,10 +35,9 @@ def test_quantize_takes_engines_and_threads_from_its_targets():
     [
         QuantizeOptions(threads=2),
         QuantizeOptions(targets=("openvino:cpu:int8:2",)),
-        QuantizeOptions(targets=("tensorrt:cuda:fp16:16",)),
     ],
 )
-def test_as_many_threads_as_cpus_and_any_number_for_a_gpu_are_taken(options):
+def test_as_many_threads_as_cpus_are_taken(options):
     targets.check_threads(options)
 
 
@@ -48,6 +47,8 @@ def test_as_many_threads_as_cpus_and_any_number_for_a_gpu_are_taken(options):
         QuantizeOptions(threads=3),
         QuantizeOptions(targets=("openvino:cpu:int8:3",)),
         QuantizeOptions(targets=("onnxruntime:cpu:int8:3", "tensorrt:cuda")),
+        QuantizeOptions(targets=("tensorrt:cuda:fp16:3",)),
+        QuantizeOptions(targets=("tensorrt:cuda",), threads=3),
     ],
 )
 def test_more_threads_than_cpus_are_refused_before_a_model_is_read(options, tmp_path):
