@@ -258,15 +258,17 @@ def _made(op_type: str, inputs: list[ir.Value], name: str, kind: Any) -> ir.Node
 
 
 def _hand_over(graph: ir.Graph, value: ir.Value, new: ir.Value, users: Sequence[Any]) -> None:
-    """``users`` of ``value`` read ``new``, and the graph gives it, under the old name."""
+    """``users`` of ``value`` read ``new``, and the graph gives it under the old name, for no value else."""
     for user, slot in users:
         user.replace_input_with(slot, new)
     if value.is_graph_output():
-        new.shape, new.type = value.shape, value.type
+        name = value.name
+        value.name = f"{name}_before"
+        end = _append(graph, new, "Identity", [new], f"{name}_end")
+        end.name, end.shape, end.type = name, value.shape, value.type
         for number, output in enumerate(graph.outputs):
             if output is value:
-                graph.outputs[number] = new
-        new.name, value.name = value.name, f"{value.name}_before"
+                graph.outputs[number] = end
 
 
 def _session(model: ir.Model, threads: int) -> Any:

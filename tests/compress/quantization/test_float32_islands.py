@@ -76,6 +76,23 @@ def test_switches_and_the_written_graph_agree(plain, keep):
     assert np.allclose(emulation.logits(half), run(emulated(written), CASES), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("keep", [(), ("act",), ("out",)])
+def test_a_value_that_the_graph_gives_out_and_reads_on_is_rounded_once_for_each(keep):
+    """As the features of a classifier, which the last layer reads."""
+    nodes = "[in] a = MatMul(image, w) [act] b = Relu(a) [out] logits = MatMul(b, v)"
+    model = network(nodes, w=RANDOM.normal(size=(16, 16)), v=RANDOM.normal(size=(16, 4)))
+    features = next(value for node in model.graph for value in node.outputs if value.name == "b")
+    features.name = "features"
+    model.graph.outputs.append(features)
+    emulation, (written, _) = Emulation(model, CASES), to_half(model, "fp16", keep)
+    plain = emulated(written)
+    assert [output.name for output in plain.graph.outputs] == ["logits", "features"]
+    half = [name for name in emulation.nodes if name not in keep]
+    assert np.allclose(emulation.logits(half), run(plain, CASES), rtol=1e-4, atol=1e-6)
+    names = [node.name for node in plain.graph]
+    assert len(set(names)) == len(names)
+
+
 def test_what_fits_has_no_island(plain):
     islands = find_islands(plain, CASES, limit=0.01)
     assert (islands.keep, islands.runs, islands.holds) == ((), 2, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 
 import msgspec
@@ -123,3 +124,14 @@ def test_a_bundle_without_statistics_gets_no_scores(tmp_path):
     quantized = quantize_bundle(tmp_path / "a.medfm", study, tmp_path / "q.medfm", FEW)
     assert quantized.applied
     assert not [member for member in quantized.manifest.members if member.path.startswith("typicality/")]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8-fp16"])
+def test_half_precision_knows_a_network_that_gives_its_features(source, tmp_path, monkeypatch, precision):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    options = msgspec.structs.replace(FEW, targets=(f"tensorrt:cuda:{precision}",))
+    quantized = quantize_bundle(source, make_study(), tmp_path / "q.medfm", options)
+    name = f"tensorrt-cuda-{precision}"
+    assert quantized.applied and name in {variant.name for variant in quantized.manifest.variants}
+    assert Bundle.open(tmp_path / "q.medfm").read(typicality_member(name))
