@@ -37,7 +37,6 @@ from medfm_compress.runtime.bundle.manifest import (
     Variant,
 )
 from medfm_compress.runtime.columns import Column
-from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.dicom.attributes import check_attributes
 from medfm_compress.runtime.errors import InputError, MedfmError
 from medfm_compress.runtime.golden_cases import golden_files, make_golden_inputs, run_goldens
@@ -250,14 +249,8 @@ def make_variant(
 
 
 def open_export(variant: Variant, contents: tuple[bytes, ...], threads: int = 1) -> Export:
-    """Open the model in ``contents`` as ``variant``, for as many calls at a time as cores have ``threads`` for each.
-
-    Raises what the backend raises.
-    """
-    streams = max(1, usable_cores() // threads)
-    session = open_session_from_bytes(
-        variant.backend, contents, threads, variant.precision, device=variant.device, streams=streams
-    )
+    """Open the model in ``contents`` as ``variant``; raises what the backend raises."""
+    session = open_session_from_bytes(variant.backend, contents, threads, variant.precision, device=variant.device)
     return Export(variant=variant, contents=contents, session=session)
 
 

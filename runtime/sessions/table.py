@@ -43,18 +43,13 @@ def open_session_from_bytes(
     precision: str,
     cache_dir: str | None = None,
     device: str = "cpu",
-    streams: int = 1,
 ) -> Session:
     """Open a model held in memory on ``backend``; ``cache_dir`` is for backends that compile.
-
-    ``streams`` calls from several threads then compute at the same time; OpenVINO alone must be told beforehand.
 
     Raises:
         InputError, MissingDependency, Refused: see the backend's own ``from_bytes``.
     """
     module = _module(backend)
-    if backend == "openvino":
-        return cast(Session, module.from_bytes(files, threads, precision, cache_dir, streams))
     if backend in _COMPILING:
         return cast(Session, module.from_bytes(files, threads, precision, cache_dir))
     return cast(Session, module.from_bytes(files, threads, precision, device))
