@@ -39,7 +39,7 @@ class Figure(NamedTuple):
     """What is held against a limit: a figure with the ends of its interval, or ``missing`` says why there is none.
 
     A single figure has itself for both ends. ``remedy`` says how to make the interval narrower. ``at_worst`` are the
-    ends on a noisy machine, for a ratio.
+    ends on a noisy machine, for a ratio; ``worst_by`` says of what, where the interval is of something else.
     """
 
     estimate: float = math.nan
@@ -48,6 +48,7 @@ class Figure(NamedTuple):
     missing: str = ""
     remedy: str = ""
     at_worst: tuple[float, float] | None = None
+    worst_by: str = ""
 
     @classmethod
     def single(cls, value: float, missing: str = "") -> Figure:
@@ -178,7 +179,8 @@ def _speedup(own: Measurement | None, teacher: Measurement | None) -> Figure:
     if missing or own is None or teacher is None or not own.session_ms:
         return Figure(missing=missing)
     calls = (own.calls_per_round, teacher.calls_per_round)
-    if min(calls) < 1 or len(own.session_ms) * calls[1] != len(teacher.session_ms) * calls[0]:
+    sizes = (len(own.session_ms), len(teacher.session_ms))
+    if min(calls) < 1 or sizes[0] % calls[0] or sizes[1] % calls[1] or sizes[0] // calls[0] != sizes[1] // calls[1]:
         return Figure(missing="the two were not measured in the same interleaved rounds; bench them in one run")
     ratio = speedup(teacher, own)
     if ratio.level < LEVEL:
@@ -186,15 +188,21 @@ def _speedup(own: Measurement | None, teacher: Measurement | None) -> Figure:
         return Figure(missing=f"{rounds} rounds give no 95% interval of a ratio, {LEAST_ROUNDS} do; {_MORE_ROUNDS}")
     theirs, mine = (_times_when_noisy(measurement) for measurement in (teacher, own))
     at_worst = (min(theirs) / max(mine), max(theirs) / min(mine)) if min(mine) > 0 else None
-    return Figure(ratio.estimate, ratio.low, ratio.high, remedy=_MORE_ROUNDS, at_worst=at_worst)
+    worst_by = "by processor time, " if all(map(_has_processor_times, (teacher, own))) else ""
+    return Figure(ratio.estimate, ratio.low, ratio.high, remedy=_MORE_ROUNDS, at_worst=at_worst, worst_by=worst_by)
 
 
 def _times_when_noisy(measurement: Measurement) -> Sequence[float]:
     """One time a round, in ms: of the processor where that is the time of one thread, else the median latency."""
-    _, device, *_, threads = measurement.target.split(":")
-    if device == "cpu" and threads == "1" and measurement.cpu_ms and min(measurement.cpu_ms) > 0:
+    if _has_processor_times(measurement):
         return measurement.cpu_ms
     return [float(median) for median in round_medians(measurement)]
+
+
+def _has_processor_times(measurement: Measurement) -> bool:
+    """Whether the processor's time is known, of the one thread that computes."""
+    _, device, *_, threads = measurement.target.split(":")
+    return device == "cpu" and threads == "1" and bool(measurement.cpu_ms) and min(measurement.cpu_ms) > 0
 
 
 def _slowdown(slowdown: Slowdown | None) -> Figure:
@@ -231,7 +239,8 @@ def _check(limit: Limit, figure: Figure, variant: str, noise: Sequence[str]) -> 
     asked = "required" if limit.at_least else "allowed"
     reason = f"{_figure_text(limit, figure)}, {bound} {limit.value:.4g}{limit.unit} is {asked}"
     if noisy:
-        worst = "" if figure.at_worst is None else f"; at worst {figure.at_worst[0]:.4g} to {figure.at_worst[1]:.4g}"
+        low, high = figure.at_worst or (math.nan, math.nan)
+        worst = f"; {figure.worst_by}at worst {low:.4g} to {high:.4g}" if figure.at_worst else ""
         reason += f" (noisy: {noise[0]}{worst})"
     if outcome == "inconclusive":
         reason += f": neither kept nor broken for certain; {figure.remedy or _QUIET}"

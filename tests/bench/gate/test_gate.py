@@ -72,6 +72,10 @@ def measured(name: str = "int8", target: str = "openvino:cpu:int8:1", ms: float 
     )
 
 
+def in_rounds(measurement: Measurement) -> Measurement:
+    return msgspec.structs.replace(measurement, calls_per_round=10)
+
+
 TEACHER = measured("teacher", "torch:cpu:fp32:1", 100.0, 80.0)
 
 
@@ -182,8 +186,9 @@ def test_what_was_not_evaluated_and_what_is_undefined_are_told_apart() -> None:
         (Budget(size_bytes=5_000_000), (measured(mb=0),), "inconclusive"),
         (Budget(peak_rss_bytes=200_000_000), (measured(),), "pass"),
         (Budget(peak_rss_bytes=199_999_999), (measured(),), "fail"),
-        (Budget(min_speedup=10.0), (TEACHER, measured()), "pass"),
-        (Budget(min_speedup=10.1), (TEACHER, measured()), "fail"),
+        (Budget(min_speedup=10.0), (in_rounds(TEACHER), in_rounds(measured())), "pass"),
+        (Budget(min_speedup=10.1), (in_rounds(TEACHER), in_rounds(measured())), "fail"),
+        (Budget(min_speedup=2.0), (TEACHER, measured()), "inconclusive"),
         (Budget(min_speedup=2.0), (measured(),), "inconclusive"),
         (Budget(min_speedup=2.0), (TEACHER, measured(target="openvino:cpu:int8:4")), "inconclusive"),
         (Budget(min_speedup=2.0), (TEACHER, measured(target="openvino:cuda:int8:1")), "inconclusive"),
@@ -258,6 +263,7 @@ def test_a_speed_up_on_noisy_timings_holds_by_the_noises_own_bound(
     (check,) = check_budget(Budget(min_speedup=limit), "int8", (teacher, bundle), noise=noise)
     assert check.outcome == outcome, check.reason
     assert ("noisy: the load was 9.0" in check.reason) == bool(noise)
+    assert ("by processor time, at worst 10 to 10" in check.reason) == bool(noise and teacher_cpu_ms)
 
 
 @pytest.mark.parametrize(("limit", "quiet", "noisy"), [(11.0, "pass", "pass"), (9.0, "fail", "inconclusive")])
