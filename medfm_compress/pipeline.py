@@ -30,8 +30,6 @@ from medfm_compress.step_cache import RECIPE_SHA256, StepCache
 from medfm_compress.step_settings import AnomalyStep, DistillStep, EmbedStep, FinetuneStep, PretrainStep
 
 Trained = TypeVar("Trained", PretrainStep, FinetuneStep, DistillStep, EmbedStep, PruneOptions)
-QUANTIZED = "quantized.medfm"
-"""The bundle with INT8 variants, in the job's folder."""
 
 
 class Finished(NamedTuple):
@@ -68,7 +66,7 @@ def compress(
     refuse_misspelt(*networks, *_students(recipe.student))
     if missing := missing_file(recipe):
         raise InputError(f"the recipe's {missing}; paths are relative to the recipe")
-    if recipe.quantize is not None and not (out / QUANTIZED).exists():
+    if recipe.quantize is not None:
         steps.check_quantization(recipe.quantize)
     job = Job(loaded, out, progress, overwrite=overwrite)
 
@@ -183,7 +181,7 @@ class Job:
         if settings is None:
             return bundle
         make = partial(steps.quantize, CaseSource(table.path), bundle.path, settings, self._progress)
-        output = BundleFile(self._out / QUANTIZED)
+        output = BundleFile(self._out / "quantized.medfm")
         return self._cache.step("quantize", output, [table, bundle], settings, make)
 
     def benched(

@@ -10,7 +10,10 @@ UNLABELLED = "no labels: judged by relative logit error and agreement of decisio
 FURTHER = "further candidates"
 """Stands for all that a search had no time left for."""
 _IDLE, _NOT_TRIED = "does not apply", "were not tried"
-_REFUSED = re.compile(r"quantize: (?P<variant>.+?) by (?P<method>.+?) refused: (?P<reason>.+)", flags=re.DOTALL)
+_NOT_KEPT = ("not kept", "refused")  # the latter in bundles of before
+_REFUSED = re.compile(
+    rf"quantize: (?P<variant>.+?) by (?P<method>.+?) (?:{'|'.join(_NOT_KEPT)}): (?P<reason>.+)", flags=re.DOTALL
+)
 
 
 class RefusedCandidate(NamedTuple):
@@ -23,7 +26,7 @@ class RefusedCandidate(NamedTuple):
 
 def candidate_step(variant: str, method: str, reason: str, *, kept: bool) -> str:
     """``quantize: openvino-cpu-bf16 by bf16 kept: fastest within the limits``."""
-    return f"quantize: {variant} by {method} {'kept' if kept else 'refused'}: {reason}"
+    return f"quantize: {variant} by {method} {'kept' if kept else _NOT_KEPT[0]}: {reason}"
 
 
 def idle_candidate(method: str, reason: str) -> str:
@@ -33,7 +36,7 @@ def idle_candidate(method: str, reason: str) -> str:
 
 def keeps_out(step: str) -> bool:
     """Whether ``step`` says why a candidate does not ship."""
-    return any(f" {word}: " in step for word in ("refused", _IDLE, _NOT_TRIED))
+    return any(f" {word}: " in step for word in (*_NOT_KEPT, _IDLE, _NOT_TRIED))
 
 
 def refused_candidate(step: str) -> RefusedCandidate | None:

@@ -34,7 +34,7 @@ from medfm_compress.compress.quantization.candidate_trial import (
     rejection_reason,
     trials_of,
 )
-from medfm_compress.compress.quantization.fidelity import case_answers, case_logits, fidelity
+from medfm_compress.compress.quantization.fidelity import case_answers, case_logits, check_reference, fidelity
 from medfm_compress.compress.quantization.kinds.table import judge_of
 from medfm_compress.compress.quantization.kinds.validation_set import ValidationSet
 from medfm_compress.compress.quantization.methods import (
@@ -176,6 +176,7 @@ def judge_reference(reference: CandidateTrial, validation: ValidationSet, limits
     session = opened(reference).session
     (samples,) = session_ms([session], validation.inputs[:1], _FIRST_ROUNDS)
     logits = case_logits(session, validation.inputs)
+    check_reference(logits, validation.cases)
     return msgspec.structs.replace(reference, logits=logits, p50_ms=float(np.median(samples)), speedup=1.0)
 
 
@@ -226,7 +227,7 @@ def _judged(
     best = prefer(running).trial if running and not limits.weight_bits else None
     if best is not None and slowdown(timed, best).low > PLAUSIBLE:
         reason = f"slower than {best.name}, so its logits were not compared"
-        return msgspec.structs.replace(trial, export=None, reason=reason)
+        return msgspec.structs.replace(timed, export=None, reason=reason)
     return judge(timed, reference, validation)
 
 

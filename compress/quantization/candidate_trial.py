@@ -100,7 +100,7 @@ class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ran(self) -> bool:
         """It could be opened, and was judged and timed."""
-        return self.p50_ms > 0
+        return self.p50_ms > 0 and not math.isnan(self.error)
 
     @property
     def is_reference(self) -> bool:

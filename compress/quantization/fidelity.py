@@ -6,6 +6,7 @@ What accuracy and a decision are, the kind of task says; see `kinds.table`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +14,10 @@ from numpy.typing import NDArray
 
 from medfm_compress.compress.quantization.kinds.table import judge_of
 from medfm_compress.compress.quantization.kinds.validation_set import Logits, ValidationSet
+from medfm_compress.data.study import Case
 from medfm_compress.export.passes.features_output import FEATURES
 from medfm_compress.runtime.cpu import usable_cores
+from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.golden_cases import relative_logit_error
 from medfm_compress.runtime.network_inputs import NetworkInputs, feed
 from medfm_compress.runtime.sessions.protocol import Session
@@ -53,6 +56,22 @@ def case_answers(session: Session, inputs: NetworkInputs) -> Answers:
 def case_logits(session: Session, inputs: NetworkInputs) -> Logits:
     """The logits of `case_answers` alone."""
     return case_answers(session, inputs).logits
+
+
+def check_reference(logits: Logits, cases: Sequence[Case]) -> None:
+    """Raises InputError where the network at full precision gives no finite logits for a case; it is named."""
+    finite = finite_cases(logits)
+    if not finite.all():
+        raise InputError(
+            f"the network gives no finite logits at full precision for {cases[int(np.argmin(finite))].image} "
+            f"({int((~finite).sum())} of {len(cases)} validation cases), so nothing can be held against it; repair the "
+            "network, or leave them out of the study"
+        )
+
+
+def finite_cases(logits: Logits) -> NDArray[np.bool_]:
+    """Of which of n cases all logits ``[n, …]`` are finite, ``[n]``."""
+    return np.asarray(np.isfinite(logits).reshape(len(logits), -1).all(axis=1))
 
 
 def fidelity(logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> Fidelity:

@@ -27,7 +27,7 @@ from medfm_compress.compress.quantization.candidate_trial import (
     trials_of,
 )
 from medfm_compress.compress.quantization.final_timing import Timer
-from medfm_compress.compress.quantization.preference import Preferred, form_of, prefer
+from medfm_compress.compress.quantization.preference import Preferred, advantage, form_of, prefer
 
 Attempts = tuple[Attempt, ...]
 """Of one target, FP32 first."""
@@ -110,7 +110,7 @@ def _with_figures(attempts: Attempts, timed: Sequence[tuple[CandidateTrial, Meas
 
 def _with_figure(trial: CandidateTrial, measurement: Measurement | None, fp32: Measurement) -> CandidateTrial:
     if measurement is None:
-        p50_ms = fp32.quantile_ms(0.5) / trial.speedup if trial.ran else trial.p50_ms
+        p50_ms = fp32.quantile_ms(0.5) / trial.speedup if trial.speedup > 0 else trial.p50_ms
         return msgspec.structs.replace(trial, p50_ms=p50_ms)
     p50_ms = measurement.quantile_ms(0.5)
     if measurement is fp32:
@@ -175,11 +175,13 @@ def _why_kept(winner: CandidateTrial, limits: Limits) -> str:
 
 
 def _why_another(trial: CandidateTrial, winner: CandidateTrial | None, timed: Sequence[CandidateTrial]) -> str:
+    if winner is not None and winner.name in trial.level_with:
+        return f"level within noise with {winner.name}, which {advantage(winner, trial)}"
     if trial.level_with:
         return f"level within noise with {', '.join(trial.level_with)}, which is preferred as {_HOW}"
     alike = next((other for other in timed if other is not trial and form_of(other) == form_of(trial)), None)
     if trial not in timed and alike is not None:
-        return f"runs the same kernels as {alike.name}, which is {_HOW}"
+        return f"runs the same kernels as {alike.name}, which {advantage(alike, trial)}"
     if trial in timed and winner is not None:
         return f"slower than {winner.name} in fresh processes"
     if trial not in timed and timed:

@@ -20,7 +20,7 @@ import msgspec
 from medfm_compress.bench.measure.speedup import speedup
 from medfm_compress.compress.quantization.build_candidate import GraphBuilder
 from medfm_compress.compress.quantization.candidate_trial import Attempt, CandidateTrial, Limits, infidelity, trials_of
-from medfm_compress.compress.quantization.fidelity import case_logits, fidelity
+from medfm_compress.compress.quantization.fidelity import case_logits, check_reference, fidelity
 from medfm_compress.compress.quantization.final_timing import Timer
 from medfm_compress.compress.quantization.float16_emulation import EmulatedSession
 from medfm_compress.compress.quantization.kinds.validation_set import Logits, ValidationSet
@@ -79,6 +79,7 @@ def gpu_attempts(
         timer: times trials in fresh processes; used where `can_time`.
     """
     fp32 = case_logits(EmulatedSession(builder.tensorrt_graph("fp32"), limits.threads), validation.inputs)
+    check_reference(fp32, validation.cases)
     keep: tuple[str, ...] = ()
     if any("fp16" in precision for precision in precisions):
         progress(f"{BACKEND}: which nodes FP16 suffices for")

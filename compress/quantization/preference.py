@@ -141,5 +141,12 @@ def _preference(trial: CandidateTrial) -> tuple[bool, float, int]:
     return (not _is_trained(trial), float(f"{trial.error:.3g}"), trial.size_bytes)
 
 
+def advantage(trial: CandidateTrial, other: CandidateTrial) -> str:
+    """Why ``trial`` is preferred to ``other``, level with it: the end of a sentence that begins with its name."""
+    words = ("has trained ranges", "is more faithful", "is smaller")
+    merits = zip(words, _preference(trial), _preference(other), strict=True)
+    return next((word for word, own, others in merits if own != others), "came earlier")
+
+
 def _is_trained(trial: CandidateTrial) -> bool:
     return trial.method is not None and trial.method.estimator == TRAINED

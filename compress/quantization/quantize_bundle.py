@@ -36,7 +36,7 @@ from medfm_compress.compress.quantization.methods import DoesNotApply
 from medfm_compress.compress.quantization.options import MIN_CALIBRATION_CASES, QuantizeOptions
 from medfm_compress.compress.quantization.preference import Preferred, in_order
 from medfm_compress.compress.quantization.recalibrate_variants import recalibrate_variants
-from medfm_compress.compress.quantization.targets import check_threads, make_group, variants_of
+from medfm_compress.compress.quantization.targets import make_group, variants_of
 from medfm_compress.compress.quantization.thresholds import FollowedThreshold
 from medfm_compress.compress.quantization.typicality_scores import score_files
 from medfm_compress.data.study import Case, Study
@@ -44,7 +44,7 @@ from medfm_compress.export.build import Export, make_variant, versions
 from medfm_compress.export.cases import case_inputs, check_labels, sample_cases
 from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle, utc_date
 from medfm_compress.runtime.bundle.manifest import Manifest, Variant
-from medfm_compress.runtime.cpu import usable_cores
+from medfm_compress.runtime.cpu import check_threads, usable_cores
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.golden_cases import golden_files, read_golden_inputs, run_goldens
 from medfm_compress.runtime.heap import release_unused_memory
@@ -55,6 +55,7 @@ from medfm_compress.runtime.sessions.table import open_session_from_bytes
 
 _CHUNK = 32  # cases that are in memory at once, beyond those that judge
 _WEIGHT_BITS: Mapping[str, Literal[0, 4, 8]] = MappingProxyType({"": 0, "int8": 8, "int4": 4})
+_STAYS = "no candidate may replace it"
 
 
 class Quantized(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +67,7 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
         labelled: accuracy could be told; otherwise fidelity was judged by logits alone.
         applied: at least one faster variant is in the bundle; otherwise it holds what the source held.
         calibration_images: the training cases that were used.
+        threads: that candidates were timed on.
         thresholds: how each variant that ships decides on validation cases beside FP32; none where there is no
             threshold to follow, or none was asked for.
     """
@@ -75,6 +77,7 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
     applied: bool
     labelled: bool
     calibration_images: tuple[str, ...]
+    threads: int = 1
     thresholds: tuple[FollowedThreshold, ...] = ()
 
     @property
@@ -105,7 +108,7 @@ def quantize_bundle(
         StudyError: too few cases, or one that cannot be read; it is named.
     """
     options = options or QuantizeOptions()
-    check_threads(options)
+    check_threads(options.threads)
     bundle = Bundle.open(bundle_path)
     check_labels(study, bundle.manifest.task)
     _source_variant(bundle)
@@ -129,8 +132,8 @@ def quantize_bundle(
     if precisions:
         timer = _timer(spec, validation, options, progress)
         attempts += gpu_attempts(precisions, builder, validation, _limits(options, validation), progress, timer)
-    steps = _steps(attempts, options, calibrated, validation)
     shipping = [trial for trial in trials_of(attempts) if trial.kept]
+    own_lines: list[str] = []
     thresholds: tuple[FollowedThreshold, ...] = ()
     if options.rechoose and not bare and judge_of(bundle.manifest.task).chooses_thresholds:
         progress("choosing thresholds of the new variants on validation cases")
@@ -139,8 +142,11 @@ def quantize_bundle(
         recalibrated = recalibrate_variants(
             shipping, references, validation, spec, lambda: _source_graph(bundle), progress
         )
-        shipping, thresholds = recalibrated.trials, recalibrated.thresholds
-        steps += recalibrated.lines
+        own_lines, thresholds = recalibrated.lines, recalibrated.thresholds
+        attempts = _without(attempts, recalibrated.overflowed)
+        own = {trial.variant.name: trial for trial in recalibrated.trials}
+        shipping = [own.get(trial.variant.name, trial) for trial in trials_of(attempts) if trial.kept]
+    steps = [*_steps(attempts, options, calibrated, validation), *own_lines]
     scores = score_files(bundle, shipping, validation, lambda: _source_graph(bundle), progress)
     exports = [opened(trial) for trial in shipping if not trial.is_reference]
     steps += heat_map_lines(bundle, exports, images_of(validation.inputs))
@@ -151,6 +157,7 @@ def quantize_bundle(
         applied=any(not trial.is_reference for trial in shipping),
         labelled=validation.labelled,
         calibration_images=tuple(case.image for case in cases),
+        threads=options.threads,
         thresholds=thresholds,
     )
 
@@ -255,12 +262,33 @@ def _with_reference(attempts: Attempts, *, keep: bool) -> Attempts:
     """The attempts on one target with the outcome of FP32: it stays where nothing replaces it, or as a fall-back."""
     reference, *others = trials_of(attempts)
     winner = next((trial for trial in others if trial.kept and not trial.companion_of), None)
-    reason = "no candidate may replace it"
+    reason = _STAYS
     if winner is not None:
         reason = "kept as fall-back" if keep else f"replaced by {winner.variant.precision}"
     kept, is_fallback = keep or winner is None, winner is not None
     outcome = msgspec.structs.replace(reference, kept=kept, is_fallback=is_fallback, reason=reason)
     return (outcome, *attempts[1:])
+
+
+def _without(attempts: Attempts, overflowed: Mapping[str, str]) -> Attempts:
+    """``attempts`` without variants that overflow and what stands beside them; FP32 stays where nothing replaces it."""
+    lost = {(t.variant.backend, t.name) for t in trials_of(attempts) if t.kept and t.variant.name in overflowed}
+
+    def outcome(trial: CandidateTrial) -> CandidateTrial:
+        backend = trial.variant.backend
+        if not trial.kept or not {(backend, trial.name), (backend, trial.companion_of)} & lost:
+            return trial
+        reason = overflowed.get(trial.variant.name, "what it would stand beside does not ship")
+        return msgspec.structs.replace(trial, kept=False, reason=reason)
+
+    left = tuple(outcome(attempt) if isinstance(attempt, CandidateTrial) else attempt for attempt in attempts)
+    shipped = {trial.variant.backend for trial in trials_of(left) if trial.kept and not trial.is_reference}
+    return tuple(
+        msgspec.structs.replace(attempt, kept=True, is_fallback=False, reason=_STAYS)
+        if isinstance(attempt, CandidateTrial) and attempt.is_reference and attempt.variant.backend not in shipped
+        else attempt
+        for attempt in left
+    )
 
 
 def _write(
@@ -316,6 +344,8 @@ def _level_line(place: Preferred) -> str:
 
 def _steps(attempts: Attempts, options: QuantizeOptions, calibrated: str, validation: ValidationSet) -> list[str]:
     lines = [f"quantize: calibrated on {calibrated}, seed {options.seed}"]
+    if options.threads > 1:
+        lines.append(f"quantize: timed on {options.threads} threads")
     if not validation.labelled:
         unknown = judge_of(validation.task).metric
         lines.append(f"quantize: {UNLABELLED}, on {len(validation.cases)} images; {unknown} is not known")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -11,12 +12,11 @@ from numpy.typing import NDArray
 
 from medfm_compress.bench.evaluate.evaluate import tabulate
 from medfm_compress.compress.quantization.candidate_trial import CandidateTrial
-from medfm_compress.compress.quantization.fidelity import case_logits
+from medfm_compress.compress.quantization.fidelity import case_logits, check_reference, finite_cases
 from medfm_compress.compress.quantization.kinds.validation_set import ValidationSet
 from medfm_compress.compress.quantization.thresholds import FollowedThreshold, recalibrate_thresholds
 from medfm_compress.data.study import Case
 from medfm_compress.export.cases import case_inputs
-from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress, counted
 from medfm_compress.runtime.sessions.protocol import Session
@@ -26,11 +26,16 @@ _CHUNK = 32  # cases that are in memory at once, beyond those that judge
 
 
 class RecalibratedVariants(NamedTuple):
-    """Trials with what is their own, the lines for the provenance, and how each decides beside FP32."""
+    """Trials with what is their own, the lines for the provenance, and how each decides beside FP32.
+
+    ``overflowed`` are those that give no finite logits for a case which did not judge them: name of the variant → why
+    it may not ship. The trials hold them as they were.
+    """
 
     trials: list[CandidateTrial]
     lines: list[str]
     thresholds: tuple[FollowedThreshold, ...]
+    overflowed: Mapping[str, str] = MappingProxyType({})
 
 
 class _Answering(NamedTuple):
@@ -71,13 +76,21 @@ def recalibrate_variants(
     cases = _complete(sessions, validation, spec, progress)
     if not cases:
         return RecalibratedVariants(list(shipping), [], ())
-    reference = tabulate(np.concatenate(fp32.logits), study, cases, task, name="fp32") if fp32 else None
+    reference = None
+    if fp32 is not None:
+        check_reference(np.concatenate(fp32.logits), cases)
+        reference = tabulate(np.concatenate(fp32.logits), study, cases, task, name="fp32")
     recalibrated: dict[str, CandidateTrial] = {}
     lines: list[str] = []
     thresholds: list[FollowedThreshold] = []
+    overflowed: dict[str, str] = {}
     for trial, answering in open_trials:
         logits = np.concatenate(answering.logits)
-        _check_finite(trial, logits, cases)
+        finite = finite_cases(logits)
+        if not finite.all():
+            unanswered = f"{cases[int(np.argmin(finite))].image} ({int((~finite).sum())} of {len(cases)})"
+            overflowed[trial.variant.name] = f"it gives no finite logits for validation case {unanswered}"
+            continue
         evaluation = tabulate(logits, study, cases, task, name=trial.variant.name)
         decided = recalibrate_thresholds(trial.variant, evaluation, reference or evaluation, task)
         own_export = trial.export and msgspec.structs.replace(trial.export, variant=decided.variant)
@@ -86,7 +99,7 @@ def recalibrate_variants(
         lines += [f"quantize: {decided.variant.name}: {line}" for line in decided.lines]
         thresholds += decided.findings
     trials = [recalibrated.get(trial.variant.name, trial) for trial in shipping]
-    return RecalibratedVariants(trials, lines, tuple(thresholds))
+    return RecalibratedVariants(trials, lines, tuple(thresholds), overflowed)
 
 
 def _answering(trial: CandidateTrial, validation: ValidationSet) -> _Answering | None:
@@ -104,17 +117,6 @@ def _fp32(
         return first
     session = open_session_from_bytes("onnxruntime", [source_graph()], 1, "fp32")
     return _Answering(session, [case_logits(session, validation.inputs)[validation.are_labelled]])
-
-
-def _check_finite(trial: CandidateTrial, logits: NDArray[np.float32], cases: Sequence[Case]) -> None:
-    """Raises InputError where a variant gives no number for a case; none that judged is among them."""
-    finite = np.isfinite(logits).reshape(len(cases), -1).all(axis=1)
-    if not finite.all():
-        raise InputError(
-            f"{trial.variant.name} by {trial.name} gives no finite logits for {cases[int(np.argmin(finite))].image}, "
-            f"which did not judge it ({int((~finite).sum())} of {len(cases)} validation cases); judge by all of them, "
-            f"with --validation-samples {len(cases)}, and it is not kept"
-        )
 
 
 def _complete(

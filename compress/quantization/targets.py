@@ -18,7 +18,7 @@ from medfm_compress.export.passes.pipeline import for_onnxruntime
 from medfm_compress.export.passes.read import read_graph
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Backend, Precision, Variant
-from medfm_compress.runtime.cpu import missing_flags, read_cpu, usable_cpus
+from medfm_compress.runtime.cpu import check_threads, missing_flags, read_cpu
 from medfm_compress.runtime.errors import BundleRefused, InputError
 from medfm_compress.runtime.heap import release_unused_memory
 from medfm_compress.runtime.sessions.instruction_sets import BF16, favours_symmetric, multiplies_exactly
@@ -35,15 +35,21 @@ def for_engines(options: QuantizeOptions) -> QuantizeOptions:
     A target of TensorRT keeps its precision: it names the variant, where a CPU's is found by the clock.
 
     Raises:
-        InputError: a target that is unknown, or of a CPU and another precision than int8.
+        InputError: a target that is unknown, or of a CPU and another precision than int8; more threads than CPUs here.
     """
     targets, threads = split_targets(options.targets)
     engines = []
     for target in targets:
         parsed = Target.parse(target)
-        if parsed.backend != TENSORRT and target.count(":") == 2 and parsed.precision != "int8":
-            raise InputError(f"target {target!r}: quantize makes int8; give {target.rpartition(':')[0]}:int8")
-        engines.append(target if parsed.backend == TENSORRT else f"{parsed.backend}:{parsed.device}")
+        if parsed.backend == TENSORRT:
+            named = target.split(":")[2:]  # without one, `gpu_precisions` has its own
+            engines.append(":".join((parsed.backend, parsed.device, *named)))
+            continue
+        engine = f"{parsed.backend}:{parsed.device}"
+        engines.append(f"{_backend(engine)}:{parsed.device}")
+        if target.count(":") == 2 and parsed.precision != "int8":
+            raise InputError(f"target {target!r}: the clock finds which precision ships on a CPU; give {engine}")
+    check_threads(threads or options.threads)
     return msgspec.structs.replace(options, targets=tuple(engines), threads=threads or options.threads)
 
 
@@ -53,7 +59,7 @@ def variants_of(bundle: Bundle, targets: tuple[str, ...]) -> tuple[Variant, ...]
     Raises:
         InputError: a target that is not known, has no FP32 variant, or cannot run here.
     """
-    variants = [v for v in bundle.manifest.variants if v.precision == "fp32" and v.device == "cpu"]
+    variants = [v for v in bundle.manifest.variants if v.name == make_variant(v.backend, "fp32").name]
     known = tuple(dict.fromkeys(v.backend for v in variants))
     requested = tuple(dict.fromkeys(_backend(target) for target in targets))
     missing = [backend for backend in requested if backend not in known]
@@ -63,20 +69,6 @@ def variants_of(bundle: Bundle, targets: tuple[str, ...]) -> tuple[Variant, ...]
     if not chosen:
         raise InputError(f"none of {', '.join(requested or known)} can run here; install one of them")
     return tuple(chosen)
-
-
-def check_threads(options: QuantizeOptions) -> None:
-    """Raises InputError, before any work, where this process cannot use as many threads.
-
-    What is for a GPU is judged on the CPU where there is none.
-    """
-    _, named = split_targets(options.targets)
-    threads, cpus = named or options.threads, usable_cpus()
-    if threads > cpus:
-        raise InputError(
-            f"{threads} threads, and this process may use {cpus} CPUs, on which candidates are judged and timed: times "
-            f"of more threads than CPUs say nothing; ask for {cpus} at most, or quantize on a machine like the device"
-        )
 
 
 def _backend(target: str) -> str:

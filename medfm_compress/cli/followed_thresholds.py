@@ -27,9 +27,10 @@ def print_followed_thresholds(thresholds: Iterable[FollowedThreshold]) -> None:
 
 
 def _moved_in_words(findings: Sequence[FollowedThreshold]) -> str:
-    moved = sorted((finding for finding in findings if finding.has_moved), key=lambda finding: -finding.changed)
+    shown = [(one, f"{one.fp32_threshold:.4g}", f"{one.threshold:.4g}") for one in findings]
+    moved = sorted((entry for entry in shown if entry[1] != entry[2]), key=lambda entry: -entry[0].changed)
     if not moved:
         return "thresholds are FP32's"
-    words = [f"{one.finding} {one.fp32_threshold:.4g} -> {one.threshold:.4g}" for one in moved[:_SHOWN]]
+    words = [f"{one.finding} {before} -> {after}" for one, before, after in moved[:_SHOWN]]
     more = f" and {len(moved) - _SHOWN} more" if len(moved) > _SHOWN else ""
     return f"threshold of {', '.join(words)}{more}"

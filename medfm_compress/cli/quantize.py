@@ -60,6 +60,7 @@ def _as_json(quantized: Quantized) -> dict[str, Any]:
         "calibration_cases": len(quantized.calibration_images),
         "labelled": quantized.labelled,
         "judged_by": quantized.judged_by,
+        "threads": quantized.threads,
         "candidates": [_known(candidate) for candidate in quantized.candidates if candidate.variant],
         "not_tried": [
             {"target": candidate.target, "method": candidate.method, "reason": candidate.reason}
@@ -78,6 +79,8 @@ def _known(candidate: Candidate) -> dict[str, Any]:
     fields = msgspec.structs.asdict(candidate)
     if not candidate.is_timed:
         fields |= dict.fromkeys(("p50_ms", "speedup"))
+    if not candidate.speedup:
+        fields["speedup"] = None
     if not candidate.is_judged:
         fields |= dict.fromkeys(("relative_logit_error", "accuracy_drop", "changed_decisions"))
     return fields
@@ -102,10 +105,12 @@ def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> No
     if any(candidate.pareto for candidate in quantized.candidates):
         console.say("* of all, no other is both faster by p50 and more faithful")
     candidates = quantized.candidates
-    if finally_timed:
-        console.say("~ timed in the search, p50 is FP32's over it; the others in fresh processes, in turns")
+    if finally_timed and any(map(_is_of_search, candidates)):
+        console.say("~ timed in the search, p50 is FP32's over it; not comparable with the others, of fresh processes")
     if any(candidate.speedup_interval and is_of_processor(candidate.speedup_interval) for candidate in candidates):
         console.say("p50 is by the clock; a speed-up compares processor time, which other work here disturbs less")
+    if quantized.threads > 1:
+        console.say(f"timed on {quantized.threads} threads")
     if not quantized.applied:
         console.say("Nothing applied: no candidate is both faithful and faster than FP32; the bundle keeps FP32.")
     print_followed_thresholds(quantized.thresholds)
@@ -127,13 +132,19 @@ def _backend(candidate: Candidate) -> str:
     return ":".join(candidate.target.split(":")[:2])
 
 
+def _is_of_search(candidate: Candidate) -> bool:
+    """Its speed-up is of the search's own process, where fresh ones timed others."""
+    return bool(candidate.speedup) and not candidate.is_reference and candidate.speedup_interval is None
+
+
 def _row(candidate: Candidate, *, finally_timed: bool) -> list[str]:
     outcome = candidate.reason  # of FP32, which is no candidate
     if not candidate.is_reference:
         outcome = f"{f'kept as {candidate.variant}' if candidate.kept else 'not kept'}: {candidate.reason}"
-    about = "" if candidate.speedup_interval or candidate.is_reference or not finally_timed else "~"
-    times = [f"{candidate.p50_ms:.2f}", f"{about}{candidate.speedup:.2f}×"] if candidate.is_timed else ["–"] * 2
+    about = "~" if finally_timed and _is_of_search(candidate) else ""
+    p50_ms = f"{candidate.p50_ms:.2f}" if candidate.is_timed else "–"
+    speedup = f"{about}{candidate.speedup:.2f}×" if candidate.speedup else "–"
     error = f"{candidate.relative_logit_error:.4f}" if candidate.is_judged else "–"
     agree = f"{1 - candidate.changed_decisions:.1%}" if candidate.is_judged else "–"
     size = f"{candidate.size_bytes / 1e6:.2f}" if candidate.size_bytes else "–"
-    return [candidate.method + ("*" if candidate.pareto else ""), *times, error, agree, size, outcome]
+    return [candidate.method + ("*" if candidate.pareto else ""), p50_ms, speedup, error, agree, size, outcome]

@@ -78,9 +78,9 @@ def _intention(model: Model) -> tuple[str, ...]:
 
 def check_quantization(options: QuantizeOptions) -> None:
     """Raises InputError, before any work, where ``options`` ask for what no machine, or not this one, can be asked."""
-    from medfm_compress.compress.quantization.targets import check_threads, for_engines
+    from medfm_compress.compress.quantization.targets import for_engines
 
-    check_threads(for_engines(options))
+    for_engines(options)
 
 
 def quantize(

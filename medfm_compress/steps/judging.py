@@ -41,11 +41,13 @@ def bench(
     from medfm_compress.bench.run import bench_bundle
     from medfm_compress.bench.types.target import is_torch, split_targets
     from medfm_compress.runtime.bundle.bundle import Bundle
+    from medfm_compress.runtime.cpu import check_threads
     from medfm_compress.teacher_baselines import Reference, check_devices, row_targets, teacher_rows
 
     targets, target_threads = split_targets(step.targets)
     check_devices(targets)
     threads = target_threads or step.plan.threads
+    check_threads(threads)
     opened, of_variants = Bundle.open(bundle), tuple(target for target in targets if not is_torch(target))
     lacking = unavailable_variants(opened, of_variants)
     on_gpu = any(v.device != "cpu" for v in chosen_variants(opened, of_variants) if v.name not in lacking)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import numpy as np
 import pytest
 import tiny_study
 
+from medfm_compress.compress.quantization import quantize_bundle
 from medfm_compress.compress.quantization.candidate_trial import CandidateTrial
 from medfm_compress.compress.quantization.kinds.validation_set import ValidationSet
 from medfm_compress.compress.quantization.recalibrate_variants import recalibrate_variants
@@ -86,13 +89,34 @@ def test_where_full_precision_ships_alone_nobody_is_asked(study):
     assert decided.trials == [fp32] and decided.lines == [] and fp32.export.session.cases == 0
 
 
-def test_a_variant_without_an_answer_on_a_case_that_did_not_judge_is_named_with_it(study):
+def test_a_variant_that_overflows_on_a_case_that_did_not_judge_is_named_with_it(study):
     worst = max(float(case_inputs(study, (case,), tiny_study.SPEC).mean()) for case in study.split("val")[JUDGED:])
-    fp32, overflowing = trial("fp32", study, PlayedSession()), PlayedSession(lambda mean: mean)
+    fp32, overflowing = trial("fp32", study, PlayedSession()), PlayedSession()
     int8 = trial("int8-minmax", study, overflowing)
     overflowing.answer = lambda mean: np.inf if mean >= worst - 1e-6 else mean
-    message = (
-        r"openvino-cpu-int8 by int8-minmax gives no finite logits for val-10\d\d.*\(1 of 40 .*--validation-samples 40"
-    )
-    with pytest.raises(InputError, match=message):
+    decided = recalibrated(study, THRESHOLD, [int8], [fp32])
+    (reason,) = decided.overflowed.values()
+    assert list(decided.overflowed) == ["openvino-cpu-int8"] and decided.thresholds == ()
+    assert re.fullmatch(r"it gives no finite logits for validation case val-10\d\d \(1 of 40\)", reason)
+
+
+def test_where_full_precision_overflows_the_case_is_named(study):
+    fp32, int8 = (trial(name, study, PlayedSession()) for name in ("fp32", "int8-minmax"))
+    fp32.export.session.answer = lambda mean: np.nan
+    with pytest.raises(InputError, match=r"no finite logits at full precision for val-1024 \(16 of 40 validation"):
         recalibrated(study, THRESHOLD, [int8], [fp32])
+
+
+def test_what_overflows_goes_with_its_companions_and_full_precision_comes_back(study):
+    fp32, int8 = (trial(name, study, PlayedSession()) for name in ("fp32", "int8-minmax"))
+    fp32 = msgspec.structs.replace(fp32, reason="replaced by int8")
+    int8 = msgspec.structs.replace(int8, kept=True)
+    companion = msgspec.structs.replace(int8, name="reduced", companion_of="int8-minmax", is_fallback=True)
+    companion = msgspec.structs.replace(
+        companion, variant=msgspec.structs.replace(companion.variant, name="openvino-cpu-int8-reduced")
+    )
+    left = quantize_bundle._without((fp32, int8, companion), {"openvino-cpu-int8": "it overflows"})
+    assert [entry.kept for entry in left] == [True, False, False]
+    reasons = ["no candidate may replace it", "it overflows", "what it would stand beside does not ship"]
+    assert [entry.reason for entry in left] == reasons
+    assert quantize_bundle._without((fp32, int8, companion), {})[1:] == (int8, companion)

@@ -12,22 +12,29 @@ from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.onnx_model import CaseSource
 from medfm_compress.pipeline import compress
 from medfm_compress.recipe import load_recipe
+from medfm_compress.runtime import cpu
 from medfm_compress.runtime.errors import InputError
 
 
 @pytest.fixture(autouse=True)
 def two_cpus(monkeypatch):
-    monkeypatch.setattr(targets, "usable_cpus", lambda: 2)
+    monkeypatch.setattr(cpu, "usable_cpus", lambda: 2)
 
 
 def test_quantize_takes_engines_and_threads_from_its_targets():
     """From a recipe's as well as from the command's."""
     options = targets.for_engines(QuantizeOptions(targets=("openvino:cpu:int8:2", "onnxruntime:cpu")))
     assert (options.targets, options.threads) == (("openvino:cpu", "onnxruntime:cpu"), 2)
-    with pytest.raises(InputError, match="quantize makes int8; give openvino:cpu:int8"):
+    with pytest.raises(InputError, match="the clock finds which precision ships on a CPU; give openvino:cpu"):
         targets.for_engines(QuantizeOptions(targets=("openvino:cpu:bf16",)))
     gpu = targets.for_engines(QuantizeOptions(targets=("tensorrt:cuda:fp16", "tensorrt:cuda:int8:1")))
     assert gpu.targets == ("tensorrt:cuda:fp16", "tensorrt:cuda:int8") and gpu.threads == 1
+
+
+@pytest.mark.parametrize("target", ["onnxruntime:cuda", "onnxruntime:cuda:fp16", "torch:cpu:fp32"])
+def test_what_no_graph_is_made_for_is_refused_with_what_there_is(target):
+    with pytest.raises(InputError, match="it must be openvino:cpu or onnxruntime:cpu or tensorrt:cuda"):
+        targets.for_engines(QuantizeOptions(targets=(target,)))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +45,7 @@ def test_quantize_takes_engines_and_threads_from_its_targets():
     ],
 )
 def test_as_many_threads_as_cpus_are_taken(options):
-    targets.check_threads(options)
+    targets.for_engines(options)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +61,7 @@ def test_as_many_threads_as_cpus_are_taken(options):
 def test_more_threads_than_cpus_are_refused_before_a_model_is_read(options, tmp_path):
     message = "3 threads, and this process may use 2 CPUs.* ask for 2 at most"
     with pytest.raises(InputError, match=message):
-        targets.check_threads(options)
+        targets.for_engines(options)
     (tmp_path / "study.csv").write_text("image,split,label\n")
     with pytest.raises(InputError, match=message):
         cases = CaseSource(tmp_path / "study.csv")
