@@ -18,6 +18,7 @@ from functools import partial
 import msgspec
 
 from medfm_compress.bench.measure.speedup import speedup
+from medfm_compress.bench.types.target import Target
 from medfm_compress.compress.quantization.build_candidate import GraphBuilder
 from medfm_compress.compress.quantization.candidate_trial import Attempt, CandidateTrial, Limits, infidelity, trials_of
 from medfm_compress.compress.quantization.fidelity import case_logits, check_reference, fidelity
@@ -49,15 +50,15 @@ def gpu_precisions(targets: Sequence[str], columns: Sequence[Column] = ()) -> tu
     """The precisions that ``targets`` (``tensorrt:cuda[:precision]``) ask for, each once; for a network of ``columns``.
 
     Raises:
-        InputError: a network that takes more than the image.
+        InputError: a precision that TensorRT does not run in, or a network that takes more than the image.
     """
     if targets and columns:
         raise InputError(
             f"the network takes columns beside the image ({columns[0].name} …), and {targets[0]} has the image alone; "
             "give targets of openvino:cpu or onnxruntime:cpu"
         )
-    named = [([*target.split(":"), DEFAULT_PRECISION])[2] for target in targets]
-    return tuple(dict.fromkeys(named))  # type: ignore[arg-type]
+    named = [Target.parse(target).precision if target.count(":") > 1 else DEFAULT_PRECISION for target in targets]
+    return tuple(dict.fromkeys(named))
 
 
 def gpu_attempts(

@@ -209,5 +209,9 @@ def test_what_was_not_judged_is_said_beside_the_verdict(capsys: pytest.CaptureFi
     print_report(report, verdict, *words[2:])
     said = capsys.readouterr().out
     assert "  every requirement that was judged holds on these cases" in said
+    assert "; the command below records it in the bundle\n" in said and "\njudge it with: medfm-compress gate " in said
+    print_report(report, verdict, *words[2:], recorded=True)
+    recorded = capsys.readouterr().out
+    assert ", and the bundle records it\n" in recorded and "\njudge it again with: medfm-compress gate " in recorded
     both = "auroc of a, site=B: 3 patients; 30 are needed; auroc of b, site=B: no case"
     assert f"\n  not judged: {both}\n" in said and "another" not in said

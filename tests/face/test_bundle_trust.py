@@ -104,6 +104,7 @@ def test_an_approver_s_verdict_is_judged_again(tiny, reports, folder, call):
     code, _, err = approve(call, folder)
     assert code == 2 and "is pass, and judged again from" in err and "it is fail; do not sign it" in err
     assert Bundle.open(path).signed.signatures == {}
+    assert "none" in next(line for line in call("inspect", path)[1].splitlines() if line.startswith("signatures"))
 
 
 def test_an_approver_signs_only_what_the_bundle_cites(tiny, reports, folder, call):

@@ -283,7 +283,7 @@ def test_constant_images_calibrate(source, tmp_path):
     black = Pixels.from_integers(np.zeros((tiny_study.SIDE, tiny_study.SIDE), np.uint8))
     study.source.read = lambda image: black
     quantized = quantize_bundle(source, study, tmp_path / "q.medfm", FEW)
-    judged = [candidate for candidate in quantized.candidates if candidate.is_timed]
+    judged = [candidate for candidate in quantized.candidates if candidate.is_judged]
     assert judged and all(np.isfinite(candidate.relative_logit_error) for candidate in judged)
 
 

@@ -158,5 +158,5 @@ def test_a_fall_of_dice_refuses_and_is_named() -> None:
     from medfm_compress.export.build import make_variant
 
     limits = Limits(error=1.0, accuracy_drop=0.01, rounds=5, threads=1, budget=Budget(0.0), metric=judge_of(TWO).metric)
-    trial = CandidateTrial(name="int8", variant=make_variant("openvino", "int8"), accuracy_drop=0.05)
+    trial = CandidateTrial(name="int8", variant=make_variant("openvino", "int8"), error=0.0, accuracy_drop=0.05)
     assert infidelity(trial, limits) == "mean Dice falls by 0.05 on validation cases, the limit is 0.01"
