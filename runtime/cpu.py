@@ -10,8 +10,6 @@ from pathlib import Path
 
 import msgspec
 
-from medfm_compress.runtime.errors import InputError
-
 _CPUINFO = Path("/proc/cpuinfo")
 _SMT = Path("/sys/devices/system/cpu/smt/active")
 
@@ -73,16 +71,6 @@ def usable_cores(smt: Path = _SMT) -> int:
     except OSError:
         threads_per_core = 1
     return max(1, usable_cpus() // threads_per_core)
-
-
-def check_threads(threads: int) -> None:
-    """Raises InputError where this process cannot compute on as many ``threads`` at a time; said before any work."""
-    cpus = usable_cpus()
-    if threads > cpus:
-        raise InputError(
-            f"{threads} threads, and this process may use {cpus} CPU{'s' if cpus > 1 else ''}: times of more threads "
-            f"than that say nothing; ask for {cpus} at most, or use a machine like the device"
-        )
 
 
 def idle_cpus(seconds: float = 0.2, stat: Path = Path("/proc/stat")) -> float | None:

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from medfm_compress.runtime.bundle.manifest import Device, Precision
+from medfm_compress.runtime.cpu import usable_cpus
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.sessions.devices import DEVICES as ENGINE_DEVICES
 
@@ -95,6 +96,16 @@ def split_targets(targets: tuple[str, ...]) -> tuple[tuple[str, ...], int | None
     for target in targets:
         Target.parse(target)
     return tuple(":".join(target.split(":")[:3]) for target in targets), threads.pop() if threads else None
+
+
+def check_threads(threads: int) -> None:
+    """Raises InputError where this process cannot compute on as many ``threads`` at a time; said before any work."""
+    cpus = usable_cpus()
+    if threads > cpus:
+        raise InputError(
+            f"{threads} threads, and this process may use {cpus} CPU{'s' if cpus > 1 else ''}: times of more threads "
+            f"than that say nothing; ask for {cpus} at most, or use a machine like the device"
+        )
 
 
 def is_torch(target: str) -> bool:

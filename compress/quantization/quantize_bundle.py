@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from medfm_compress.bench.stats.pareto_front import front
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.quantization_step import UNLABELLED, candidate_step, idle_candidate
+from medfm_compress.bench.types.target import check_threads
 from medfm_compress.compress.quantization.budget import Budget
 from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder, portable
 from medfm_compress.compress.quantization.calibrate import calibrate
@@ -44,7 +45,7 @@ from medfm_compress.export.build import Export, make_variant, versions
 from medfm_compress.export.cases import case_inputs, check_labels, sample_cases
 from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle, utc_date
 from medfm_compress.runtime.bundle.manifest import Manifest, Variant
-from medfm_compress.runtime.cpu import check_threads, usable_cores
+from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.golden_cases import golden_files, read_golden_inputs, run_goldens
 from medfm_compress.runtime.heap import release_unused_memory

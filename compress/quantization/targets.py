@@ -6,7 +6,7 @@ from functools import partial
 
 import msgspec
 
-from medfm_compress.bench.types.target import Target, split_targets
+from medfm_compress.bench.types.target import Target, check_threads, split_targets
 from medfm_compress.compress.quantization.build_candidate import portable, serialise
 from medfm_compress.compress.quantization.candidate_search import Group
 from medfm_compress.compress.quantization.candidate_trial import REFERENCE, Attempt, CandidateTrial
@@ -18,7 +18,7 @@ from medfm_compress.export.passes.pipeline import for_onnxruntime
 from medfm_compress.export.passes.read import read_graph
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Backend, Precision, Variant
-from medfm_compress.runtime.cpu import check_threads, missing_flags, read_cpu
+from medfm_compress.runtime.cpu import missing_flags, read_cpu
 from medfm_compress.runtime.errors import BundleRefused, InputError
 from medfm_compress.runtime.heap import release_unused_memory
 from medfm_compress.runtime.sessions.instruction_sets import BF16, favours_symmetric, multiplies_exactly

@@ -39,9 +39,8 @@ def bench(
     from medfm_compress.bench.models import chosen_variants, unavailable_variants
     from medfm_compress.bench.options import BenchOptions
     from medfm_compress.bench.run import bench_bundle
-    from medfm_compress.bench.types.target import is_torch, split_targets
+    from medfm_compress.bench.types.target import check_threads, is_torch, split_targets
     from medfm_compress.runtime.bundle.bundle import Bundle
-    from medfm_compress.runtime.cpu import check_threads
     from medfm_compress.teacher_baselines import Reference, check_devices, row_targets, teacher_rows
 
     targets, target_threads = split_targets(step.targets)

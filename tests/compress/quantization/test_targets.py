@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from medfm_compress import steps
+from medfm_compress.bench.types import target
 from medfm_compress.compress.quantization import targets
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.onnx_model import CaseSource
 from medfm_compress.pipeline import compress
 from medfm_compress.recipe import load_recipe
-from medfm_compress.runtime import cpu
 from medfm_compress.runtime.errors import InputError
 
 
 @pytest.fixture(autouse=True)
 def two_cpus(monkeypatch):
-    monkeypatch.setattr(cpu, "usable_cpus", lambda: 2)
+    monkeypatch.setattr(target, "usable_cpus", lambda: 2)
 
 
 def test_quantize_takes_engines_and_threads_from_its_targets():
@@ -31,10 +31,10 @@ def test_quantize_takes_engines_and_threads_from_its_targets():
     assert gpu.targets == ("tensorrt:cuda:fp16", "tensorrt:cuda:int8") and gpu.threads == 1
 
 
-@pytest.mark.parametrize("target", ["onnxruntime:cuda", "onnxruntime:cuda:fp16", "torch:cpu:fp32"])
-def test_what_no_graph_is_made_for_is_refused_with_what_there_is(target):
+@pytest.mark.parametrize("other", ["onnxruntime:cuda", "onnxruntime:cuda:fp16", "torch:cpu:fp32"])
+def test_what_no_graph_is_made_for_is_refused_with_what_there_is(other):
     with pytest.raises(InputError, match="it must be openvino:cpu or onnxruntime:cpu or tensorrt:cuda"):
-        targets.for_engines(QuantizeOptions(targets=(target,)))
+        targets.for_engines(QuantizeOptions(targets=(other,)))
 
 
 @pytest.mark.parametrize(
