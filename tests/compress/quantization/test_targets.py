@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,7 @@ from medfm_compress import steps
 from medfm_compress.bench.types import target
 from medfm_compress.compress.quantization import targets
 from medfm_compress.compress.quantization.options import QuantizeOptions
+from medfm_compress.export.build import make_variant
 from medfm_compress.onnx_model import CaseSource
 from medfm_compress.pipeline import compress
 from medfm_compress.recipe import load_recipe
@@ -29,6 +31,19 @@ def test_quantize_takes_engines_and_threads_from_its_targets():
         targets.for_engines(QuantizeOptions(targets=("openvino:cpu:bf16",)))
     gpu = targets.for_engines(QuantizeOptions(targets=("tensorrt:cuda:fp16", "tensorrt:cuda:int8:1")))
     assert gpu.targets == ("tensorrt:cuda:fp16", "tensorrt:cuda:int8") and gpu.threads == 1
+
+
+def test_a_target_of_tensorrt_alone_is_its_gpu():
+    assert targets.for_engines(QuantizeOptions(targets=("tensorrt",))).targets == ("tensorrt:cuda",)
+
+
+def test_of_a_bundle_that_was_quantized_before_each_engine_is_a_target_once():
+    """Its other forms of FP32 are no networks of their own, and one is in a format that nobody quantizes."""
+    plain = make_variant("onnxruntime", "fp32")
+    fused = (make_variant("onnxruntime", "fp32", qualifier=words) for words in ("fused", "fused-avx512"))
+    manifest = SimpleNamespace(variants=(*fused, make_variant("onnxruntime", "int8"), plain))
+    bundle = SimpleNamespace(manifest=manifest, path=Path("b.medfm"))
+    assert targets.variants_of(bundle, ("onnxruntime:cpu",)) == targets.variants_of(bundle, ()) == (plain,)
 
 
 @pytest.mark.parametrize("other", ["onnxruntime:cuda", "onnxruntime:cuda:fp16", "torch:cpu:fp32"])
