@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -11,6 +12,11 @@ from medfm_compress.bench.report import Report
 from medfm_compress.bench.types.policy import Budget, ExplanationLimits, FidelityLimits, SubgroupRule
 
 _MOST_EVALUATIONS = 12
+_DEGREES = re.compile(r", t\(\d+\)")  # of freedom, which differ by row
+_FLOOR = (
+    "Such an interval allows for a loss in patients of a kind that happens to be missing among these cases, so it is "
+    "wider than the cases alone would make it; AUPRC's most of all, which a few unseen patients can lower much."
+)
 
 
 class ProtocolView(NamedTuple):
@@ -114,6 +120,7 @@ def _statistics(report: Report) -> dict[str, str]:
         "Intervals": f"{used}; {policy.resamples:,} resamples where a bootstrap is used, seed {policy.seed}"
         if used
         else "",
+        "No shorter than the score's": _FLOOR if "no shorter than the score's" in used else "",
         "Teacher": f"Decides {report.teacher_decides}." if report.teacher_decides else "",
         "Inference": "Each case on its own (batch 1), in the engine and precision that the variant ships with.",
     }
@@ -124,6 +131,6 @@ def _interval_methods(report: Report) -> str:
     methods: dict[str, dict[str, None]] = {}
     for comparison in report.comparisons:
         if not comparison.too_few and comparison.difference.method:
-            method = comparison.difference.method.partition(", t(")[0]
+            method = _DEGREES.sub("", comparison.difference.method)
             methods.setdefault(method, {})[METRIC_NAMES[comparison.metric]] = None
     return "; ".join(f"{method} ({', '.join(names)})" for method, names in methods.items())

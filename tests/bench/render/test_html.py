@@ -206,6 +206,8 @@ def test_margin_of_an_error_stands_above_zero(page: str) -> None:
     assert re.search(r"Brier score \S+ \S+ to \S+ .{0,60}\+0\.01 (not )?excluded", section(page, "accuracy"))
     assert "AUROC every finding all −0.02" in section(page, "protocol")
     assert "Brier score every finding all +0.01" in section(page, "protocol")
+    assert "logit profile, no shorter than the score's (AUROC" in section(page, "protocol")
+    assert "a loss in patients of a kind that happens to be missing" in section(page, "protocol")
 
 
 def test_log_loss_does_not_stretch_the_other_scales(report: Report) -> None:
