@@ -22,13 +22,14 @@ from typing import NamedTuple
 
 from medfm_compress.bench.measure.latency_regression import Slowdown
 from medfm_compress.bench.measure.percentile_bounds import percentile_bounds, samples_for_upper_bound
-from medfm_compress.bench.measure.speedup import LEAST_ROUNDS, LEVEL, round_medians, speedup
+from medfm_compress.bench.measure.speedup import LEAST_ROUNDS, LEVEL, has_processor_times, round_medians, speedup
 from medfm_compress.bench.report import TEACHER, teacher_beside
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.policy import Budget
 from medfm_compress.bench.types.target import is_cpu, on_one_chip
 from medfm_compress.bench.types.verdict import Check
 from medfm_compress.runtime.bundle.manifest import Outcome
+from medfm_compress.runtime.errors import InputError
 
 _MB = 1e6
 _MORE_ROUNDS = "bench with more --rounds on a quiet machine"
@@ -178,31 +179,24 @@ def _speedup(own: Measurement | None, teacher: Measurement | None) -> Figure:
     missing = _incomparable(own, teacher)
     if missing or own is None or teacher is None or not own.session_ms:
         return Figure(missing=missing)
-    calls = (own.calls_per_round, teacher.calls_per_round)
-    sizes = (len(own.session_ms), len(teacher.session_ms))
-    if min(calls) < 1 or sizes[0] % calls[0] or sizes[1] % calls[1] or sizes[0] // calls[0] != sizes[1] // calls[1]:
+    try:
+        ratio = speedup(teacher, own)
+    except InputError:
         return Figure(missing="the two were not measured in the same interleaved rounds; bench them in one run")
-    ratio = speedup(teacher, own)
     if ratio.level < LEVEL:
         rounds = len(own.session_ms) // own.calls_per_round
         return Figure(missing=f"{rounds} rounds give no 95% interval of a ratio, {LEAST_ROUNDS} do; {_MORE_ROUNDS}")
     theirs, mine = (_times_when_noisy(measurement) for measurement in (teacher, own))
     at_worst = (min(theirs) / max(mine), max(theirs) / min(mine)) if min(mine) > 0 else None
-    worst_by = "by processor time, " if all(map(_has_processor_times, (teacher, own))) else ""
+    worst_by = "by processor time, " if all(map(has_processor_times, (teacher, own))) else ""
     return Figure(ratio.estimate, ratio.low, ratio.high, remedy=_MORE_ROUNDS, at_worst=at_worst, worst_by=worst_by)
 
 
 def _times_when_noisy(measurement: Measurement) -> Sequence[float]:
     """One time a round, in ms: of the processor where that is the time of one thread, else the median latency."""
-    if _has_processor_times(measurement):
+    if has_processor_times(measurement):
         return measurement.cpu_ms
     return [float(median) for median in round_medians(measurement)]
-
-
-def _has_processor_times(measurement: Measurement) -> bool:
-    """Whether the processor's time is known, of the one thread that computes."""
-    _, device, *_, threads = measurement.target.split(":")
-    return device == "cpu" and threads == "1" and bool(measurement.cpu_ms) and min(measurement.cpu_ms) > 0
 
 
 def _slowdown(slowdown: Slowdown | None) -> Figure:

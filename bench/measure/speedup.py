@@ -48,7 +48,7 @@ def cost_ratio(baseline: Measurement, candidate: Measurement) -> Interval:
 
     Where one thread computes, its processor time is the latency without the waiting for a processor.
     """
-    if not (_is_processor_time(baseline) and _is_processor_time(candidate)):
+    if not (has_processor_times(baseline) and has_processor_times(candidate)):
         return speedup(baseline, candidate)
     if len(baseline.cpu_ms) != len(candidate.cpu_ms):
         return speedup(baseline, candidate)  # which says what is wrong
@@ -73,8 +73,8 @@ def paired_ratio(base: NDArray[np.float64], other: NDArray[np.float64], method: 
     return Interval(estimate=estimate, low=math.exp(low), high=math.exp(high), level=reached, method=method)
 
 
-def _is_processor_time(measurement: Measurement) -> bool:
-    """Whether its processor time is known of every round, and is all that a call costs."""
+def has_processor_times(measurement: Measurement) -> bool:
+    """Whether its processor time is known of every round, and is all that a call costs: of one thread of a CPU."""
     rounds = len(measurement.session_ms) // max(measurement.calls_per_round, 1)
     _, _, where = measurement.target.partition(":")
     on_one_thread = where.startswith("cpu:") and where.endswith(":1")
