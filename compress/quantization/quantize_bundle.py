@@ -139,7 +139,6 @@ def quantize_bundle(
     if options.rechoose and not bare and judge_of(bundle.manifest.task).chooses_thresholds:
         progress("choosing thresholds of the new variants on validation cases")
         references = [trial for trial in trials_of(attempts) if trial.is_reference]
-        spec = bundle.manifest.image_spec
         recalibrated = recalibrate_variants(
             shipping, references, validation, spec, lambda: _source_graph(bundle), progress
         )

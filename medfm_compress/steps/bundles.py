@@ -102,11 +102,11 @@ def quantize(
         source: what was said of an ONNX file.
     """
     cases.check()
-    check_quantization(options)
     from medfm_compress.compress.quantization.quantize_bundle import quantize_bundle
     from medfm_compress.compress.quantization.targets import for_engines
     from medfm_compress.runtime.bundle.bundle import Bundle
 
+    engines = for_engines(options)  # refuses before any work what no machine, or not this one, can be asked
     with tempfile.TemporaryDirectory(prefix="medfm-onnx-") as scratch:
         if source is not None:
             bundle = Path(scratch, f"{bundle.stem}.medfm")
@@ -114,4 +114,4 @@ def quantize(
         manifest = Bundle.open(bundle).manifest
         # Of an ONNX file they were opened before, and what is said of them was said then.
         study = cases.open(manifest.task, manifest.image_spec, progress if source is None else no_progress)
-        return quantize_bundle(bundle, study, out, for_engines(options), progress)
+        return quantize_bundle(bundle, study, out, engines, progress)
