@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medfm_compress.runtime.atomic_write import library_writes
 from medfm_compress.runtime.errors import MissingDependency, ModelError
 from medfm_compress.runtime.sessions import openvino as backend
 from medfm_compress.runtime.sessions.operators import read_self_contained
@@ -53,7 +54,8 @@ def serialise(model: Any) -> Ir:
         operator.set_friendly_name(f"{operator.get_type_name()}_{number}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
-        openvino.save_model(model, path, compress_to_fp16=False)
+        with library_writes(path.parent):
+            openvino.save_model(model, path, compress_to_fp16=False)
         return Ir(_canonical(path.read_bytes()), path.with_suffix(".bin").read_bytes())
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.export.build import Export, open_export
+from medfm_compress.runtime.atomic_write import library_writes
 from medfm_compress.runtime.bundle.manifest import Variant
 from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.cpu import Cpu, read_cpu
@@ -117,7 +118,10 @@ def optimise(onnx: bytes) -> bytes:
         options.optimized_model_filepath = str(path)
         options.add_session_config_entry("session.save_model_format", "ORT")
         try:
-            onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+            with library_writes(path.parent):
+                onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        except OSError:
+            raise
         except Exception as exc:
             raise BundleRefused(f"onnxruntime cannot optimise the model: {' '.join(str(exc).split())[:300]}") from exc
         return path.read_bytes()

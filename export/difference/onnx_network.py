@@ -27,6 +27,7 @@ from medfm_compress.export.difference.graph import (
     Setting,
     Topology,
 )
+from medfm_compress.runtime.atomic_write import library_writes
 from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line, refusing
 from medfm_compress.runtime.sessions import onnxruntime as backend
 from medfm_compress.runtime.sessions.operators import is_ort_format
@@ -253,8 +254,11 @@ def _from_ort_format(content: bytes) -> bytes:
         options.optimized_model_filepath = str(path)
         options.add_session_config_entry("session.save_model_format", "ONNX")
         try:
-            onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            with library_writes(path.parent):
+                onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             return path.read_bytes()
+        except OSError:
+            raise
         except Exception as exc:
             raise BundleRefused(
                 f"onnxruntime does not turn its own format back into ONNX ({in_one_line(exc)}); name the variant with "

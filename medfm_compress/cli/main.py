@@ -35,6 +35,7 @@ _OF_THE_USER = frozenset(
         errno.ENOSPC,
         errno.EDQUOT,
         errno.EROFS,
+        errno.EIO,
     }
 )
 
@@ -81,7 +82,8 @@ def _failed(exc: Exception) -> int:
         return _complain(str(exc), exc.exit_code)
     if isinstance(exc, OSError) and exc.errno in _NO_ROOM and exc.filename is None:  # writing tells no name
         streams.flush_out()
-        return _complain(f"cannot write: {exc.strerror}; make room, or write elsewhere", EXIT_UNUSABLE)
+        advice = "make room, here or in the temporary folder (TMPDIR), or write elsewhere"
+        return _complain(f"cannot write: {exc.strerror}; {advice}", EXIT_UNUSABLE)
     if isinstance(exc, OSError) and exc.filename is not None and exc.errno in _OF_THE_USER:
         name = in_one_line(os.fsdecode(exc.filename) if isinstance(exc.filename, str | bytes) else exc.filename)
         return _complain(f"cannot use {name}: {exc.strerror}; give another path, or make room for it", EXIT_UNUSABLE)
