@@ -43,8 +43,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as exc:
-        ours = exc.filename in (None, str(path.parent), name)  # others are met on the way, e.g. in the temporary folder
-        at_fault = f"cannot write {path}" if ours else f"cannot use {exc.filename}"
+        other = exc.filename is not None and str(exc.filename) not in (name, str(path.parent))  # a temporary file
+        at_fault = f"cannot use {exc.filename}" if other else f"cannot write {path}"
         raise InputError(f"{at_fault}: {exc.strerror or exc}; free space or choose another folder") from exc
     finally:
         temporary.unlink(missing_ok=True)

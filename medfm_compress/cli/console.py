@@ -9,10 +9,10 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -20,8 +20,12 @@ from medfm_compress.cli.progress_bar import ProgressBar
 from medfm_compress.cli.streams import readable, visible, write_error, write_out
 from medfm_compress.runtime.progress import Tick
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 _PLAIN_BOX = "    \n    \n -  \n    \n    \n    \n    \n    \n"  # a rule below the headers and nothing else
 _NAME_WIDTH = 17  # of a fact
+_BELOW = "  "  # before a sentence below its row
 _WIDE = 10_000  # columns where no terminal limits a line
 
 
@@ -106,9 +110,12 @@ def fact(name: str, value: object) -> None:
     text = visible(str(value))
     lines = [text]
     if sys.stdout.isatty():
-        width = max(shutil.get_terminal_size().columns - _NAME_WIDTH, _NAME_WIDTH)
-        lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [text]
+        lines = _broken(text, shutil.get_terminal_size().columns - _NAME_WIDTH) or [text]
     _say(f"{visible(name) + ':':{_NAME_WIDTH}}" + f"\n{'':{_NAME_WIDTH}}".join(lines) + "\n")
+
+
+def _broken(text: str, columns: int) -> list[str]:
+    return textwrap.wrap(text, max(columns, _NAME_WIDTH), break_long_words=False, break_on_hyphens=False)
 
 
 def _say(text: str) -> None:
@@ -144,27 +151,62 @@ def is_plain() -> bool:
     return not sys.stdout.isatty() or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> None:
-    """Print an aligned table: the columns numbered in ``left`` to the left, the others to the right."""
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int] = (0,), *, sentences: bool = False
+) -> None:
+    """Print an aligned table: the columns numbered in ``left`` to the left, the others to the right.
+
+    Where the last column is of ``sentences``, each stands below its row on a terminal that is too narrow for it beside.
+    """
+    grid, columns = _grid(headers, rows, left), shutil.get_terminal_size().columns
+    if not sentences or is_plain() or _width(grid) <= columns:
+        _say_all(_drawn(grid))
+        return
+    lines = _drawn(_grid(headers[:-1], [row[:-1] for row in rows], left), _WIDE)
+    head = len(lines) - len(rows)
+    _say_all(lines[:head])
+    for line, row in zip(lines[head:], rows, strict=True):
+        _say_all([line, *(_BELOW + part for part in _broken(visible(row[-1]), columns - len(_BELOW)))])
+
+
+def _grid(headers: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int]) -> Table:
     from rich.box import SIMPLE_HEAD, Box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    plain = is_plain()
-    drawn = io.StringIO()  # Rich hands a stream on at once, and ends the process where its reader has left
-    if plain:
-        console = Console(file=drawn, force_terminal=False, color_system=None, width=_WIDE)
-    else:
-        console = Console(file=drawn, force_terminal=True)
-    grid = Table(box=Box(_PLAIN_BOX, ascii=True) if plain else SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    box = Box(_PLAIN_BOX, ascii=True) if is_plain() else SIMPLE_HEAD
+    grid = Table(box=box, show_edge=False, pad_edge=False)
     for number, header in enumerate(headers):
         grid.add_column(Text(header), justify="left" if number in left else "right", overflow="fold")
     for row in rows:
         grid.add_row(*(Text(visible(cell)) for cell in row))
+    return grid
+
+
+def _width(grid: Table) -> int:
+    """Columns of a terminal that ``grid`` takes with no cell broken."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=_WIDE)
+    return console.measure(grid).maximum
+
+
+def _drawn(grid: Table, width: int | None = None) -> list[str]:
+    """The lines of ``grid``, with its colours, on so many columns: None are those of the terminal."""
+    from rich.console import Console
+
+    drawn = io.StringIO()  # Rich hands a stream on at once, and ends the process where its reader has left
+    if is_plain():
+        console = Console(file=drawn, force_terminal=False, color_system=None, width=_WIDE)
+    else:
+        console = Console(file=drawn, force_terminal=True, width=width)
     console.print(grid)
-    for line in drawn.getvalue().splitlines():
-        _say(line.rstrip() + "\n")  # with the colours of the table
+    return drawn.getvalue().splitlines()
+
+
+def _say_all(lines: Iterable[str]) -> None:
+    for line in lines:
+        _say(line.rstrip() + "\n")
 
 
 def emit_json(value: Any) -> None:

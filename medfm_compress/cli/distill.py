@@ -94,5 +94,5 @@ def print_choice(choice: Choice) -> None:
         )
         for candidate in choice.candidates
     ]
-    console.table(("network", "M MACs", "M parameters", "p50 ms", "p99 ms", ""), rows, left=(0, 5))
+    console.table(("network", "M MACs", "M parameters", "p50 ms", "p99 ms", ""), rows, left=(0, 5), sentences=True)
     flush_out()  # before the training, also where a file or a pipe listens

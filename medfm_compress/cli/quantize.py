@@ -97,7 +97,7 @@ def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> No
         rows = [_row(candidate, finally_timed=finally_timed) for candidate in tried if candidate.variant]
         if quantized.labelled:  # AUROC decides, and is not what a table is read for
             headers, rows = _without_agreement(headers), [_without_agreement(row) for row in rows]
-        console.table(headers, rows, left=(0, len(headers) - 1))
+        console.table(headers, rows, left=(0, len(headers) - 1), sentences=True)
         for candidate in tried:
             if not candidate.variant:
                 console.say(idle_candidate(candidate.method, candidate.reason))

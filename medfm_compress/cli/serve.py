@@ -93,6 +93,7 @@ def quarantine(config: Config) -> None:
             ["id", "what", "from", "since", "reason"],
             [[entry.name, entry.what, entry.sender, entry.since, f"{entry.code}: {entry.reason}"] for entry in entries],
             left=(0, 1, 2, 3, 4),
+            sentences=True,
         )
         if entries:
             console.say("--json names each one's SOP instance UID and file, e.g. for dcmdump")

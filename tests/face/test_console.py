@@ -29,6 +29,21 @@ def test_a_table_for_a_pipe_is_aligned_and_has_no_markup(capsys: pytest.CaptureF
     ]
 
 
+@pytest.mark.parametrize(("columns", "below"), [("40", True), ("120", False)])
+def test_sentences_stand_below_their_rows_where_the_terminal_is_narrow(
+    columns: str, below: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "is_plain", lambda: False)
+    monkeypatch.setenv("COLUMNS", columns)
+    rows = [["int8-static", "1.20", "kept as small-int8: faster than FP32"], ["fp32", "10.20", ""]]
+    console.table(["model", "p50 ms", "outcome"], rows, left=(0, 2), sentences=True)
+    lines = [line.split() for line in re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()]
+    kept = ["kept", "as", "small-int8:", "faster", "than", "FP32"]
+    fast, slow, header = ["int8-static", "1.20"], ["fp32", "10.20"], ["model", "p50", "ms"]
+    assert lines[0] == (header if below else [*header, "outcome"])
+    assert lines[2:] == ([fast, kept, slow] if below else [fast + kept, slow])
+
+
 def test_a_long_line_is_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
     console.table(["name"], [["word " * 100]])
     assert "word " * 99 in capsys.readouterr().out
