@@ -6,6 +6,7 @@ a bound stands once: in the annotation, from which the command line, the documen
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -61,12 +62,13 @@ class Field(NamedTuple):
         return f"{text}, e.g. {self.example}" if text and self.example else text
 
     def accepts(self, value: Any) -> bool:
-        """Whether one value, or one item, is within the bounds; NaN is within none."""
+        """Whether one value, or one item, is within the bounds; NaN and infinity are within none."""
         if self.choices:
             return any(value == choice and type(value) is type(choice) for choice in self.choices)  # True is no 1
         low, above, high, below = self.meta.ge, self.meta.gt, self.meta.le, self.meta.lt
         return (
-            (low is None or value >= low)
+            not (isinstance(value, float) and math.isinf(value))
+            and (low is None or value >= low)
             and (above is None or value > above)
             and (high is None or value <= high)
             and (below is None or value < below)
@@ -133,7 +135,8 @@ def check(value: msgspec.Struct, error: type[InputError] = InputError) -> None:
 def check_value(name: str, value: Any, field: Field, error: type[InputError] = InputError) -> None:
     """Check one value; raises `InputError` like `check`."""
     if not field.accepts(value):
-        raise error(f"{name} is {value!r}; it must be {field.allowed()}")
+        kind = "a finite number, " if isinstance(value, float) and math.isinf(value) else ""
+        raise error(f"{name} is {value!r}; it must be {kind}{field.allowed()}")
 
 
 def _items(content: Any, field: Field) -> typing.Iterable[Any]:

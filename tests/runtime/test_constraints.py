@@ -31,6 +31,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ({"rounds": 0}, "rounds is 0; it must be 1 to 1000000"),
         ({"share": 1.0}, "share is 1.0; it must be above 0 and below 1, e.g. 0.5"),
         ({"share": float("nan")}, "share is nan; it must be above 0"),
+        ({"weights": {"x": float("inf")}}, "weights is inf; it must be a finite number, above 0"),
         ({"mode": "quick"}, "mode is 'quick'; it must be fast or slow"),
         ({"weights": {"x": 0.0}}, "weights is 0.0; it must be above 0"),
         ({"names": ("a", "d")}, "names is 'd'; it must be a, b or c"),

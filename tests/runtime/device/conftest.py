@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 from released_bundle import as_release
+from updated_device import OPTIONS
+
+from medfm_compress.runtime import DeviceFolder
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +18,8 @@ def releases(tiny, tmp_path_factory):
         plain = tiny.bundle(folder / "plain.medfm", (tiny.ORT,), model=tiny.network(seed=release))
         paths[release] = as_release(plain, folder / f"tiny-{release}.medfm", release)
     return paths
+
+
+@pytest.fixture
+def device(tmp_path):
+    return DeviceFolder(tmp_path / "device", options=OPTIONS)
