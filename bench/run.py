@@ -56,6 +56,7 @@ from medfm_compress.runtime.bundle.bundle import Bundle, utc_date
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress, no_progress
+from medfm_compress.runtime.scratch_folder import scratch_folder
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
@@ -92,16 +93,16 @@ def bench_bundle(
         progress(f"left out {name}: {reason}")
     machine, fingerprint = describe_machine(), study_fingerprint(study)
     files = image_files(study, cases, options.files)
-    with tempfile.TemporaryDirectory(prefix="medfm-engines-") as engines, _map_folder(study) as maps:
+    with scratch_folder("medfm-engines-") as engines, _map_folder(study) as maps:
         masks = MaskOptions(policy.policy.masks, maps)
-        chosen = variant_models(bundle, options.plan.threads, options.targets, files, Path(engines))
+        chosen = variant_models(bundle, options.plan.threads, options.targets, files, engines)
         variants = tuple(model for model in chosen if model.name not in left_out)
         externals = tuple(
             _external_model(path, bundle, options.plan.threads, files) for path in options.external_models
         )
         check_names([*variants, *externals, *options.others])
-        with tempfile.TemporaryDirectory(prefix="medfm-bench-") as temporary, Processes() as processes:
-            folder = Scratch(Path(temporary), options.cache_dir or Path(temporary), processes)
+        with scratch_folder("medfm-bench-") as temporary, Processes() as processes:
+            folder = Scratch(temporary, options.cache_dir or temporary, processes)
             calibration = Calibration(bundle.manifest, study, fingerprint, options.plan, folder, progress)
             candidate, rule = decided(teacher_model(teacher, files), calibration)
             externals = tuple(decided(external, calibration).model for external in externals)
@@ -148,8 +149,8 @@ def _map_folder(study: Study) -> Iterator[Path | None]:
     if study.kind != "segmentation":
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="medfm-maps-") as folder:
-        yield Path(folder)
+    with scratch_folder("medfm-maps-") as folder:
+        yield folder
 
 
 def evaluate_perturbed(

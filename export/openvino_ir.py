@@ -6,13 +6,11 @@ model is already small.
 
 from __future__ import annotations
 
-import tempfile
 import xml.etree.ElementTree as ET
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from medfm_compress.runtime.atomic_write import library_writes
 from medfm_compress.runtime.errors import MissingDependency, ModelError
+from medfm_compress.runtime.scratch_folder import scratch_folder
 from medfm_compress.runtime.sessions import openvino as backend
 from medfm_compress.runtime.sessions.operators import read_self_contained
 
@@ -52,10 +50,9 @@ def serialise(model: Any) -> Ir:
     openvino = backend.import_openvino()
     for number, operator in enumerate(model.get_ordered_ops()):
         operator.set_friendly_name(f"{operator.get_type_name()}_{number}")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.xml"
-        with library_writes(path.parent):
-            openvino.save_model(model, path, compress_to_fp16=False)
+    with scratch_folder() as folder:
+        path = folder / "model.xml"
+        openvino.save_model(model, path, compress_to_fp16=False)
         return Ir(_canonical(path.read_bytes()), path.with_suffix(".bin").read_bytes())
 
 

@@ -15,9 +15,7 @@ from Python it crashes, because the binding frees the bytes it would point into:
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.export.build import Export, open_export
-from medfm_compress.runtime.atomic_write import library_writes
 from medfm_compress.runtime.bundle.manifest import Variant
 from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.cpu import Cpu, read_cpu
@@ -33,6 +30,7 @@ from medfm_compress.runtime.errors import BundleRefused
 from medfm_compress.runtime.golden_cases import make_golden_inputs, relative_logit_error
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.network_inputs import NetworkInputs, feed, rows_of
+from medfm_compress.runtime.scratch_folder import scratch_folder
 from medfm_compress.runtime.sessions import onnxruntime as backend
 from medfm_compress.runtime.sessions.instruction_sets import InstructionSet
 from medfm_compress.runtime.sessions.operators import read_operators, read_self_contained
@@ -112,16 +110,13 @@ def optimise(onnx: bytes) -> bytes:
     """
     read_self_contained(onnx, "onnxruntime cannot optimise the model")
     onnxruntime = backend.import_onnxruntime()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"model{SUFFIX}"
+    with scratch_folder() as folder:
+        path = folder / f"model{SUFFIX}"
         options = backend.session_options(onnxruntime, 1)
         options.optimized_model_filepath = str(path)
         options.add_session_config_entry("session.save_model_format", "ORT")
         try:
-            with library_writes(path.parent):
-                onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-        except OSError:
-            raise
+            onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
         except Exception as exc:
             raise BundleRefused(f"onnxruntime cannot optimise the model: {' '.join(str(exc).split())[:300]}") from exc
         return path.read_bytes()

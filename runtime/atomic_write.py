@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medfm_compress.runtime.errors import InputError, MedfmError
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.write_failure import NO_ROOM, write_failure
 
 _NAMED = 40  # characters of a file's name in that of its temporary one, which may not be longer than a name can be
-_WORDS = {  # of libraries that remove what they wrote; the last is of C++, which knows no reason
-    "No space left": errno.ENOSPC,
-    "quota exceeded": errno.EDQUOT,
-    "File too large": errno.EFBIG,
-    "iostream error": errno.EIO,
-}
-_TRIED_BYTES = 2**20  # what a disk without room for a library's file has no room for either
+
+
+class _NotWritten(InputError):
+    """``path`` could not be written, for ``reason``."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"cannot write {path}: {reason}; free space or choose another folder")
+        self.path, self.reason = path, reason
 
 
 @contextmanager
@@ -38,53 +39,28 @@ def replacing(path: str | Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        with library_writes(path.parent):
-            yield temporary
+        yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except _NotWritten as exc:
+        raise (_NotWritten(path, exc.reason) if exc.path == temporary else exc) from exc
     except OSError as exc:
-        other = exc.filename is not None and str(exc.filename) not in (name, str(path.parent))  # a temporary file
-        at_fault = f"cannot use {exc.filename}" if other else f"cannot write {path}"
-        raise InputError(f"{at_fault}: {exc.strerror or exc}; free space or choose another folder") from exc
+        raise _of_the_disk(exc, path, temporary) from exc
+    except Exception as exc:
+        if reason := write_failure(exc, temporary):
+            raise _NotWritten(path, reason) from exc
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def library_writes(folder: Path) -> Iterator[None]:
-    """What a library raises while it writes to ``folder``, as what it comes from where that is the disk.
-
-    Few of them say so: PyTorch, safetensors, NumPy, OpenVINO and ONNX Runtime raise errors of their own.
-
-    Raises:
-        OSError: there is no room, e.g. ``ENOSPC``; its file is ``folder``.
-    """
-    try:
-        yield
-    except MedfmError:
-        raise
-    except Exception as exc:
-        if getattr(exc, "errno", None) is None and (code := _reason(folder, str(exc))) is not None:
-            raise OSError(code, os.strerror(code), str(folder)) from exc
-        raise
-
-
-def _reason(folder: Path, words: str) -> int | None:
-    """Why nothing could be written to ``folder``, where that is so: what it says, or another attempt shows."""
-    import tempfile
-
-    said = next((code for word, code in _WORDS.items() if word in words), None)
-    if said is not None:
-        return said
-
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(_TRIED_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as exc:
-        return exc.errno
-    return None
+def _of_the_disk(exc: OSError, path: Path, temporary: Path) -> InputError:
+    """What is said of ``path``, or of another file that was met while it was written, e.g. one that was read."""
+    name = os.fsdecode(exc.filename) if isinstance(exc.filename, str | bytes | os.PathLike) else None
+    if name in {None, str(temporary), str(path.parent)}:
+        return _NotWritten(path, exc.strerror or write_failure(exc, temporary) or str(exc))
+    advice = "; make room for it" if exc.errno in NO_ROOM else ""
+    return InputError(f"cannot use {name}: {exc.strerror or exc}{advice}")
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:

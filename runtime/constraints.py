@@ -7,6 +7,7 @@ a bound stands once: in the annotation, from which the command line, the documen
 from __future__ import annotations
 
 import math
+import numbers
 import types
 import typing
 from collections.abc import Mapping
@@ -67,7 +68,7 @@ class Field(NamedTuple):
             return any(value == choice and type(value) is type(choice) for choice in self.choices)  # True is no 1
         low, above, high, below = self.meta.ge, self.meta.gt, self.meta.le, self.meta.lt
         return (
-            not (isinstance(value, float) and math.isinf(value))
+            not _is_infinite(value)
             and (low is None or value >= low)
             and (above is None or value > above)
             and (high is None or value <= high)
@@ -78,6 +79,10 @@ class Field(NamedTuple):
 def _number(value: float) -> str:
     """Without an exponent for what people write without one."""
     return str(int(value)) if value == int(value) else f"{value:g}"
+
+
+def _is_infinite(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and math.isinf(value)
 
 
 def join(words: typing.Iterable[str], last: str) -> str:
@@ -135,7 +140,7 @@ def check(value: msgspec.Struct, error: type[InputError] = InputError) -> None:
 def check_value(name: str, value: Any, field: Field, error: type[InputError] = InputError) -> None:
     """Check one value; raises `InputError` like `check`."""
     if not field.accepts(value):
-        kind = "a finite number, " if isinstance(value, float) and math.isinf(value) else ""
+        kind = "a finite number, " if _is_infinite(value) else ""
         raise error(f"{name} is {value!r}; it must be {kind}{field.allowed()}")
 
 

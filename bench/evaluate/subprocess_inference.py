@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -169,8 +170,17 @@ class _WorkerAnswers:
 
     def _empty(self, name: str, shape: tuple[int, ...]) -> Path:
         path = self._folder / name
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
+        _allocated(path, shape).flush()
         return path
+
+
+def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.float32]]:
+    """A new ``.npy`` in place of memory, with room for all of it: on a full disk a sparse one ends the process."""
+    stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return stored
 
 
 def image_files(study: Study, cases: Sequence[Case], count: int) -> tuple[str, ...]:
@@ -203,7 +213,7 @@ def _write_inputs(
         return path
     progress(f"decode {len(cases)} images at {model.spec.width_px} × {model.spec.height_px} px")
     prepared = prepared_images(study, cases, model.spec, folder.prepared, progress)
-    stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=prepared.shape)
+    stored = _allocated(path, prepared.shape)
     for start in range(0, len(cases), _CHUNK):
         stored[start : start + _CHUNK] = normalise(prepared[start : start + _CHUNK], model.spec)
     stored.flush()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 from medfm_compress.bench.measure.load_scenario import Load, LoadOutcome
 from medfm_compress.bench.measure.load_system_under_test import Library
 from medfm_compress.runtime.errors import InputError, MissingDependency
+from medfm_compress.runtime.scratch_folder import scratch_folder
 
 _NAMES = {
     "single-stream": "SingleStream",
@@ -53,10 +53,10 @@ def drive_loadgen(library: Library, load: Load) -> LoadOutcome:
     """
     require_loadgen()
     loadgen = importlib.import_module("mlperf_loadgen")
-    with tempfile.TemporaryDirectory(prefix="medfm-loadgen-") as folder:
-        _run(loadgen, library, load, Path(folder))
-        queries = _read_trace(Path(folder) / "mlperf_log_trace.json", load)
-        complaint = _read_complaint(Path(folder) / "mlperf_log_summary.txt")
+    with scratch_folder("medfm-loadgen-") as folder:
+        _run(loadgen, library, load, folder)
+        queries = _read_trace(folder / "mlperf_log_trace.json", load)
+        complaint = _read_complaint(folder / "mlperf_log_summary.txt")
     if not queries:
         raise InputError("LoadGen left no query in its trace; use the plain harness")
     start = min(query.issued_us for query in queries)

@@ -8,7 +8,6 @@ raw samples and all, and not measured again on the same machine with the same en
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +35,7 @@ from medfm_compress.runtime.golden_columns import golden_columns
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.network_inputs import NetworkInputs, feed, with_columns
 from medfm_compress.runtime.progress import Progress
+from medfm_compress.runtime.scratch_folder import scratch_folder
 from medfm_compress.runtime.sessions.instruction_sets import favours_symmetric, multiplies_exactly
 from medfm_compress.runtime.sessions.table import open_session_from_bytes
 from medfm_compress.runtime.strict_json import digest
@@ -96,8 +96,8 @@ def measure_networks(
     if describe_machine().busy:
         progress("other work runs on this machine, so that latencies will look longer than they are")
     cache = LatencyCache(record, request)
-    with tempfile.TemporaryDirectory(prefix="medfm-students-") as scratch:
-        prepared = _Prepared(request, Path(scratch))
+    with scratch_folder("medfm-students-") as scratch:
+        prepared = _Prepared(request, scratch)
         rows = _estimated(names, prepared, cache, progress)
         return _timed(rows, prepared, cache, progress)
 

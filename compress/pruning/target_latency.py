@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from medfm_compress.compress.pruning.channel_groups import ChannelGroup
 from medfm_compress.compress.pruning.cost_model import CostModel
 from medfm_compress.compress.pruning.latency_cost import latency_cost
 from medfm_compress.runtime.progress import Progress
+from medfm_compress.runtime.scratch_folder import scratch_folder
 
 _QUICK_ROUNDS = 8
 
@@ -106,7 +106,7 @@ class TargetLatency:
     def compare(self, modules: Mapping[str, nn.Module], plan: Plan) -> tuple[Measurement, ...]:
         """Time networks in turns, each in a fresh process with its CPUs pinned."""
         target, spec, task = self._goal.target, self._model.spec, self._model.task
-        with tempfile.TemporaryDirectory(prefix="medfm-prune-") as scratch:
+        with scratch_folder("medfm-prune-") as scratch:
             models = []
             for number, (name, module) in enumerate(modules.items()):
                 files = EngineFiles(
@@ -117,7 +117,7 @@ class TargetLatency:
                     target.device,
                     self._model.columns,
                 )
-                models.append(write_model(Path(scratch) / str(number), name, files, spec, task))
+                models.append(write_model(scratch / str(number), name, files, spec, task))
             return measure(models, plan)
 
     @cached_property

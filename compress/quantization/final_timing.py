@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from medfm_compress.bench.measure.latency import Plan, measure
 from medfm_compress.bench.measure.model_files import EngineFiles, write_model
@@ -12,6 +10,7 @@ from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.quantization.candidate_trial import CandidateTrial, opened
 from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.scratch_folder import scratch_folder
 from medfm_compress.runtime.task import Task
 
 Timer = Callable[[Sequence[CandidateTrial]], Sequence[Measurement]]
@@ -40,13 +39,13 @@ def time_in_fresh_processes(
     Raises:
         InputError: one of them cannot run in a process of its own.
     """
-    with tempfile.TemporaryDirectory(prefix="medfm-quantize-") as scratch:
+    with scratch_folder("medfm-quantize-") as scratch:
         models = []
         for number, trial in enumerate(trials):
             variant = trial.variant
             contents = opened(trial).contents
             files = EngineFiles(variant.backend, contents, variant.precision, plan.threads, columns=tuple(columns))
-            models.append(write_model(Path(scratch) / str(number), f"{number} {variant.name}", files, spec, task))
+            models.append(write_model(scratch / str(number), f"{number} {variant.name}", files, spec, task))
         return measure(models, plan)
 
 

@@ -24,6 +24,7 @@ from medfm_compress.compress.quantization.nncf_settings import NncfSettings
 from medfm_compress.compress.quantization.stored_weights import REDUCED_LIMIT, largest_weight
 from medfm_compress.runtime.bundle.manifest import Backend
 from medfm_compress.runtime.errors import ModelError, in_one_line
+from medfm_compress.runtime.scratch_folder import scratch_folder
 from medfm_compress.runtime.task import Task
 
 JOB, GRAPH, INPUTS, REPLY = "job.json", "graph.onnx", "inputs.npy", "reply.json"
@@ -81,8 +82,7 @@ def quantize_with_nncf(onnx: bytes, inputs: NDArray[np.float32], job: NncfJob, d
     Raises:
         ModelError: NNCF raised, died, or was not done in time; or weights of 7 bits were asked for and are none.
     """
-    with tempfile.TemporaryDirectory(prefix="medfm-nncf-") as scratch:
-        folder = Path(scratch)
+    with scratch_folder("medfm-nncf-") as folder:
         (folder / JOB).write_bytes(msgspec.json.encode(job))
         (folder / GRAPH).write_bytes(onnx)
         np.save(folder / INPUTS, inputs, allow_pickle=False)

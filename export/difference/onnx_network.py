@@ -6,9 +6,7 @@ it would make ONNX Runtime compute in float, and exposing what stands behind it 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -27,8 +25,8 @@ from medfm_compress.export.difference.graph import (
     Setting,
     Topology,
 )
-from medfm_compress.runtime.atomic_write import library_writes
 from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line, refusing
+from medfm_compress.runtime.scratch_folder import scratch_folder
 from medfm_compress.runtime.sessions import onnxruntime as backend
 from medfm_compress.runtime.sessions.operators import is_ort_format
 
@@ -247,18 +245,15 @@ def _affine(half: wire.WireNode, constants: Mapping[str, Any]) -> tuple[Grid, fl
 
 def _from_ort_format(content: bytes) -> bytes:
     onnxruntime = backend.import_onnxruntime()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch_folder() as folder:
+        path = folder / "model.onnx"
         options = backend.session_options(onnxruntime, 1)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.optimized_model_filepath = str(path)
         options.add_session_config_entry("session.save_model_format", "ONNX")
         try:
-            with library_writes(path.parent):
-                onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             return path.read_bytes()
-        except OSError:
-            raise
         except Exception as exc:
             raise BundleRefused(
                 f"onnxruntime does not turn its own format back into ONNX ({in_one_line(exc)}); name the variant with "

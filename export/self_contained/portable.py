@@ -31,11 +31,13 @@ def portable_variant(bundle: Bundle, name: str = "") -> Variant:
             return variant
         reasons.append(f"{variant.name} {reason}")
     bound = [variant.name for variant in bundle.manifest.variants if not _obstacle(bundle, variant)]
-    named = f", or name one that is right on such CPUs alone: --variant {bound[0]}" if bound else ""
-    raise InputError(
-        f"{bundle.path.name} has no variant for a self-contained file: {'; '.join(reasons)}; "
-        f"keep the FP32 one with quantize --keep-fp32{named}"
-    )
+    advice = [f"name one that is right on such CPUs alone: --variant {bound[0]}"] if bound else []
+    if not any(
+        variant.precision == "fp32" and variant.backend == "onnxruntime" for variant in bundle.manifest.variants
+    ):
+        advice.insert(0, "keep the FP32 one with quantize --keep-fp32")
+    why = "; ".join(reasons + ([", or ".join(advice)] if advice else []))
+    raise InputError(f"{bundle.path.name} has no variant for a self-contained file: {why}")
 
 
 def _obstacle(bundle: Bundle, variant: Variant) -> str:

@@ -11,7 +11,7 @@ from medfm_compress.cli.arguments import ModelOut, Overwrite, Study
 from medfm_compress.cli.command import command
 from medfm_compress.cli.model_summary import print_model
 from medfm_compress.cli.next_command import after_distill
-from medfm_compress.cli.outputs import refuse_empty
+from medfm_compress.cli.outputs import check_place
 from medfm_compress.compress.anomaly.options import AnomalyFit, EncoderSource
 
 app = typer.Typer(help="Make models that tell how unlike the normal cases an image is.", no_args_is_help=True)
@@ -41,7 +41,7 @@ def fit(
     labels, and 'export', 'quantize' and 'bench' open the study with them. An encoder is shortened to --length numbers
     for good: of several lengths, fit and export each.
     """
-    refuse_empty(out)
+    check_place(out)
     from medfm_compress import steps
 
     model = steps.fit_anomaly(study, tuple(normal), encoder, options, console.progress, out, overwrite=overwrite)

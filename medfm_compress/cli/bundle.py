@@ -160,10 +160,10 @@ def _judged_again(opened: OpenedBundle, reports: list[Path], policy: Path) -> tu
 
 def _key_path(out: str) -> Path:
     """The path that a pair of keys is named by; raises InputError where it names a folder."""
-    from medfm_compress.cli.outputs import refuse_empty
+    from medfm_compress.cli.outputs import check_place
 
     path = Path(out)
-    refuse_empty(path)
+    check_place(path)
     if out.replace(os.sep, "/").rpartition("/")[2] in ("", ".", "..") or path.is_dir():
         raise InputError(f"--out {out} is a folder; give the path of the key in it, e.g. {path / 'build'}")
     return path

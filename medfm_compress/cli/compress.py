@@ -10,7 +10,7 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import STUDY_KINDS
 from medfm_compress.cli.command import command
-from medfm_compress.cli.outputs import refuse_empty
+from medfm_compress.cli.outputs import check_place
 from medfm_compress.runtime.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def compress(
     Whatever is there of other settings, inputs or versions is replaced with --overwrite only.
     """
     if out is not None:
-        refuse_empty(out)
+        check_place(out)
     from medfm_compress import pipeline
     from medfm_compress.recipe import load_recipe
 

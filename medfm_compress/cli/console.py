@@ -9,7 +9,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,11 +21,13 @@ from medfm_compress.cli.streams import readable, visible, write_error, write_out
 from medfm_compress.runtime.progress import Tick
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 _PLAIN_BOX = "    \n    \n -  \n    \n    \n    \n    \n    \n"  # a rule below the headers and nothing else
 _NAME_WIDTH = 17  # of a fact
 _BELOW = "  "  # before a sentence below its row
+_MARK = "\ue000"  # where it will stand; of a user's name `visible` leaves none
 _WIDE = 10_000  # columns where no terminal limits a line
 
 
@@ -110,12 +112,9 @@ def fact(name: str, value: object) -> None:
     text = visible(str(value))
     lines = [text]
     if sys.stdout.isatty():
-        lines = _broken(text, shutil.get_terminal_size().columns - _NAME_WIDTH) or [text]
+        width = max(shutil.get_terminal_size().columns - _NAME_WIDTH, _NAME_WIDTH)
+        lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [text]
     _say(f"{visible(name) + ':':{_NAME_WIDTH}}" + f"\n{'':{_NAME_WIDTH}}".join(lines) + "\n")
-
-
-def _broken(text: str, columns: int) -> list[str]:
-    return textwrap.wrap(text, max(columns, _NAME_WIDTH), break_long_words=False, break_on_hyphens=False)
 
 
 def _say(text: str) -> None:
@@ -158,15 +157,32 @@ def table(
 
     Where the last column is of ``sentences``, each stands below its row on a terminal that is too narrow for it beside.
     """
-    grid, columns = _grid(headers, rows, left), shutil.get_terminal_size().columns
-    if not sentences or is_plain() or _width(grid) <= columns:
-        _say_all(_drawn(grid))
-        return
-    lines = _drawn(_grid(headers[:-1], [row[:-1] for row in rows], left), _WIDE)
-    head = len(lines) - len(rows)
-    _say_all(lines[:head])
-    for line, row in zip(lines[head:], rows, strict=True):
-        _say_all([line, *(_BELOW + part for part in _broken(visible(row[-1]), columns - len(_BELOW)))])
+    if sentences and not is_plain():
+        lines = _with_sentences_below(headers, rows, left)
+    else:
+        lines = _drawn(_grid(headers, rows, left))
+    for line in lines:
+        _say(line.rstrip() + "\n")
+
+
+def _with_sentences_below(headers: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
+    """The lines of the table, its last column below each row where it has no room beside."""
+    from rich.text import Text
+
+    whole, console = _grid(headers, rows, left), _console()
+    if console.measure(whole, options=console.options.update(max_width=_WIDE)).maximum <= console.width:
+        return _drawn(whole)
+    marked = [part for row in rows for part in ((*row[:-1],), (_MARK,))]  # a row may take several lines
+    lines: list[str] = []
+    told = iter(rows)
+    for line in _drawn(_grid(headers[:-1], marked, left)):
+        if _MARK not in line:
+            lines.append(line)
+            continue
+        sentence = Text(visible(next(told)[-1]))
+        width = max(console.width - len(_BELOW), _NAME_WIDTH)
+        lines += [_BELOW + part.plain for part in sentence.wrap(console, width, overflow="fold") if part.plain]
+    return lines
 
 
 def _grid(headers: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int]) -> Table:
@@ -179,34 +195,23 @@ def _grid(headers: Sequence[str], rows: Sequence[Sequence[str]], left: Collectio
     for number, header in enumerate(headers):
         grid.add_column(Text(header), justify="left" if number in left else "right", overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(visible(cell)) for cell in row))
+        grid.add_row(*(Text(cell if cell == _MARK else visible(cell)) for cell in row))
     return grid
 
 
-def _width(grid: Table) -> int:
-    """Columns of a terminal that ``grid`` takes with no cell broken."""
+def _console(drawn: io.StringIO | None = None) -> Console:
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=_WIDE)
-    return console.measure(grid).maximum
-
-
-def _drawn(grid: Table, width: int | None = None) -> list[str]:
-    """The lines of ``grid``, with its colours, on so many columns: None are those of the terminal."""
-    from rich.console import Console
-
-    drawn = io.StringIO()  # Rich hands a stream on at once, and ends the process where its reader has left
     if is_plain():
-        console = Console(file=drawn, force_terminal=False, color_system=None, width=_WIDE)
-    else:
-        console = Console(file=drawn, force_terminal=True, width=width)
-    console.print(grid)
+        return Console(file=drawn, force_terminal=False, color_system=None, width=_WIDE)
+    return Console(file=drawn, force_terminal=True)
+
+
+def _drawn(grid: Table) -> list[str]:
+    """The lines of ``grid``, with its colours."""
+    drawn = io.StringIO()  # Rich hands a stream on at once, and ends the process where its reader has left
+    _console(drawn).print(grid)
     return drawn.getvalue().splitlines()
-
-
-def _say_all(lines: Iterable[str]) -> None:
-    for line in lines:
-        _say(line.rstrip() + "\n")
 
 
 def emit_json(value: Any) -> None:

@@ -10,7 +10,7 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.command import command
 from medfm_compress.cli.compress import EXIT_CODES, finished_as_json, print_finished
-from medfm_compress.cli.outputs import refuse_empty
+from medfm_compress.cli.outputs import check_place
 
 if TYPE_CHECKING:
     from medfm_compress.pipeline import Finished
@@ -25,7 +25,7 @@ def demo(
     ] = False,
 ) -> None:
     """Draw a synthetic study, train a teacher, compress it, judge it, and say how to predict: some minutes."""
-    refuse_empty(out)
+    check_place(out)
     from medfm_compress.demo import run_demo
 
     finished, image = run_demo(out, seed, console.progress, overwrite=overwrite)

@@ -12,7 +12,7 @@ from medfm_compress.cli.arguments import ModelOut, Overwrite, Study
 from medfm_compress.cli.command import command
 from medfm_compress.cli.model_summary import print_model
 from medfm_compress.cli.next_command import after_distill
-from medfm_compress.cli.outputs import refuse_empty
+from medfm_compress.cli.outputs import check_place
 from medfm_compress.cli.parse_units import parse_pairs
 from medfm_compress.cli.streams import flush_out
 from medfm_compress.cli.teacher_options import (
@@ -55,7 +55,7 @@ def distill(
 
     Runs on many devices under 'torchrun --nproc-per-node N -m medfm_compress distill ...'.
     """
-    refuse_empty(out)
+    check_place(out)
     from medfm_compress import steps
 
     sources = tuple(

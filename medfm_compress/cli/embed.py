@@ -13,7 +13,7 @@ from medfm_compress.cli.arguments import NormalLabels, Overwrite, Study
 from medfm_compress.cli.command import command
 from medfm_compress.cli.named_teachers import NamedTeachers, encoder_sources
 from medfm_compress.cli.next_command import command_line, print_next
-from medfm_compress.cli.outputs import refuse_empty
+from medfm_compress.cli.outputs import check_place
 from medfm_compress.step_settings import EmbedStep
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def embed(
     Images of train and unlabelled ones are learned from, with --normal only normal ones; labels are not read otherwise.
     Each --length of the embedding is taught what the whole is, so that 'anomaly fit' may take any of them.
     """
-    refuse_empty(out)
+    check_place(out)
     from medfm_compress import steps
 
     sources = encoder_sources(tuple(teachers), named)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -18,6 +17,7 @@ from medfm_compress.cli.teacher_options import TeacherLabels, TeacherOutputs, Te
 from medfm_compress.export.self_contained.options import SelfContainedOptions
 from medfm_compress.onnx_model import CaseSource, export_onnx_model
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.scratch_folder import scratch_folder
 from medfm_compress.step_settings import ExportStep
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _export_self_contained(request: _Request, options: SelfContainedOptions, out
                 "--intended-use, --dicom-modality and the like out"
             )
         return export_self_contained(Bundle.open(model), options, out, console.progress)
-    with tempfile.TemporaryDirectory(prefix="medfm-export-") as scratch:
+    with scratch_folder("medfm-export-") as scratch:
         bundle = Path(scratch, f"{model.resolve().stem}.medfm")
         _export(request, bundle)
         return export_self_contained(Bundle.open(bundle), options, out, console.progress)

@@ -11,7 +11,7 @@ from medfm_compress.cli import console
 from medfm_compress.cli.arguments import Overwrite, Study
 from medfm_compress.cli.command import command
 from medfm_compress.cli.next_command import after_distill, print_next
-from medfm_compress.cli.outputs import refuse_empty
+from medfm_compress.cli.outputs import check_place
 from medfm_compress.cli.parse_units import parse_value
 from medfm_compress.compress.few_labels.options import ClassifierName, FewLabelsOptions
 from medfm_compress.early_refusals import refuse_classifier_on, refuse_to_overwrite
@@ -59,7 +59,7 @@ def few_labels(
     from medfm_compress.data.open import open_study
 
     if out is not None:
-        refuse_empty(out)
+        check_place(out)
         refuse_to_overwrite(out, overwrite)
         refuse_classifier_on(encoders[0])
     chosen = msgspec.structs.replace(options, cases=_parse_cases(cases))

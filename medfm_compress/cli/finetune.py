@@ -7,7 +7,7 @@ from medfm_compress.cli.arguments import ModelOut, Overwrite, Study
 from medfm_compress.cli.command import command
 from medfm_compress.cli.model_summary import print_model
 from medfm_compress.cli.next_command import after_finetune
-from medfm_compress.cli.outputs import refuse_empty
+from medfm_compress.cli.outputs import check_place
 from medfm_compress.step_settings import FinetuneStep
 
 
@@ -19,7 +19,7 @@ def finetune(step: FinetuneStep, study: Study, out: ModelOut, overwrite: Overwri
     Without epochs it packages the weights as they are. Runs on many devices under
     'torchrun --nproc-per-node N -m medfm_compress finetune ...'.
     """
-    refuse_empty(out)
+    check_place(out)
     from medfm_compress import steps
 
     model = steps.finetune(study, step, console.progress, out, overwrite=overwrite)

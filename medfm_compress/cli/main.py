@@ -36,6 +36,9 @@ _OF_THE_USER = frozenset(
         errno.EDQUOT,
         errno.EROFS,
         errno.EIO,
+        errno.EFBIG,
+        errno.EMFILE,
+        errno.ENFILE,
     }
 )
 

@@ -16,7 +16,7 @@ def check_file_out(out: Path, suffix: str, overwrite: bool) -> None:
     Raises:
         InputError: an empty path, another suffix, a folder, or a file that is there.
     """
-    refuse_empty(out)
+    check_place(out)
     if out.suffix.lower() != suffix:
         raise InputError(f"--out is {out}; give the path of a {suffix} file")
     if out.is_dir():
@@ -25,14 +25,32 @@ def check_file_out(out: Path, suffix: str, overwrite: bool) -> None:
         raise InputError(f"--out {out} exists; name another file, or replace it with --overwrite")
 
 
-def refuse_empty(out: Path) -> None:
-    """An empty --out is read as the current folder, which nobody means to fill.
+def check_place(out: Path) -> None:
+    """Said before any work: --out names a place that can be written, which an empty one does not.
+
+    An empty --out is read as the current folder, which nobody means to fill.
 
     Raises:
-        InputError: it is empty, or the current folder by its short name.
+        InputError: it is empty, or the current folder by its short name, or its folder cannot be written.
     """
     if out == Path():
         raise InputError("--out is empty or '.'; give the path of what is to be written")
+    _check_writable("--out", out)
+
+
+def _check_writable(option: str, path: Path) -> None:
+    """``path`` is a folder that takes files, or lies in one, or its folder can be made."""
+    import tempfile
+
+    places = (path, *path.absolute().parents) if path.is_dir() else path.absolute().parents
+    folder = next(place for place in places if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as exc:
+        raise InputError(
+            f"{option} {path} cannot be written: {folder}: {exc.strerror}; choose a folder that exists and is writable"
+        ) from None
 
 
 REPORT_FILES = ("report.json", "report.html", "flips.csv", "gallery.html")
@@ -45,7 +63,7 @@ def check_report_out(out: Path, overwrite: bool, holds: Sequence[str] = REPORT_F
     Raises:
         InputError: an empty path, a file, or a folder that holds any of ``holds``, which would be replaced.
     """
-    refuse_empty(out)
+    check_place(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; give a folder")
     there = [name for name in holds if os.path.lexists(out / name)]
@@ -80,6 +98,7 @@ def check_new_folders(folders: Mapping[str, Path | None], images: Sequence[Path]
         inside = next((image for image in searched if image.resolve() in (place, *place.parents)), None)
         if inside is not None:
             raise InputError(f"{option} lies in {inside}, where images are looked for; give a folder elsewhere")
+        _check_writable(option, folder)
         taken[place] = option
 
 
@@ -96,3 +115,4 @@ def check_new_files(files: Mapping[str, Path | None], overwrite: bool) -> None:
             raise InputError(f"{option} is {str(path)!r}; give the path of a file")
         if path.exists() and not overwrite:
             raise InputError(f"{option} {path} exists; name another file, or replace it with --overwrite")
+        _check_writable(option, path)

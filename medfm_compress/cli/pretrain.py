@@ -12,7 +12,7 @@ from medfm_compress.cli import console
 from medfm_compress.cli.arguments import Overwrite, Study
 from medfm_compress.cli.command import command
 from medfm_compress.cli.next_command import after_pretrain, print_next
-from medfm_compress.cli.outputs import refuse_empty
+from medfm_compress.cli.outputs import check_place
 from medfm_compress.step_settings import PretrainStep
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def pretrain(
     The study's train and unlabelled images are learned from. Give the folder to 'finetune --weights' or
     'distill --weights'. Runs on many devices under 'torchrun --nproc-per-node N -m medfm_compress pretrain ...'.
     """
-    refuse_empty(out)
+    check_place(out)
     from medfm_compress import steps
 
     card = steps.pretrain(study, step, console.progress, out, overwrite=overwrite).card

@@ -12,7 +12,7 @@ from medfm_compress.cli.arguments import ModelFolder, ModelOut, Overwrite, Study
 from medfm_compress.cli.command import command
 from medfm_compress.cli.model_summary import is_of_processor
 from medfm_compress.cli.next_command import after_distill, print_next
-from medfm_compress.cli.outputs import refuse_empty
+from medfm_compress.cli.outputs import check_place
 from medfm_compress.cli.teacher_options import (
     TeacherLabels,
     TeacherOutputs,
@@ -48,7 +48,7 @@ def prune(
 
     Give one goal: --min-speedup, --max-latency, --max-macs or --max-size.
     """
-    refuse_empty(out)
+    check_place(out)
     from medfm_compress import steps
 
     named = teacher_sources(teacher or [], teacher_spec, teacher_labels, teacher_outputs)

@@ -12,9 +12,10 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import Bundle, Overwrite, StudyArgument, TrustStoreOption
 from medfm_compress.cli.command import command
-from medfm_compress.cli.outputs import check_file_out, check_report_out, refuse_empty
+from medfm_compress.cli.outputs import check_file_out, check_place, check_report_out
 from medfm_compress.data.stain_fit import StainMethod
 from medfm_compress.runtime.errors import EXIT_REFUSED
+from medfm_compress.runtime.scratch_folder import scratch_folder
 from medfm_compress.runtime.slides.settings import SlideSettings, read_settings
 
 if TYPE_CHECKING:
@@ -166,8 +167,6 @@ def _tiles_of(
     how: tuple[float | None, int, Path | None],
 ) -> list[TileScores]:
     """Probabilities of the answered tiles of each slide."""
-    import tempfile
-
     import numpy as np
 
     from medfm_compress.runtime.slides.journal import PREDICTED
@@ -176,10 +175,10 @@ def _tiles_of(
     um_per_px, threads, cache = how
     folder = study.root if study.root.is_dir() else study.root.parent
     scores = []
-    with tempfile.TemporaryDirectory() as temporary:
+    with scratch_folder() as temporary:
         for number, case in enumerate(cases):
             file = SlideFile(folder / case.image, um_per_px)
-            with open_scan(engine, file, declared, (cache or Path(temporary)) / str(number), console.progress) as scan:
+            with open_scan(engine, file, declared, (cache or temporary) / str(number), console.progress) as scan:
                 answer_tiles(scan, engine, threads, console.progress)
                 rows = [answer.scores for _, answer in tile_scores(scan) if answer.status == PREDICTED]
             scores.append(np.array(rows, np.float32).reshape(len(rows), len(engine.task.findings)))
@@ -190,7 +189,7 @@ def _write(declared: SlideSettings, out: Path, chosen: ChosenAggregation | None 
     from medfm_compress.runtime.atomic_write import write_atomically
     from medfm_compress.runtime.strict_json import encode
 
-    refuse_empty(out)
+    check_place(out)
     write_atomically(out, encode(declared))
     tried = chosen.candidates if chosen else ()
 

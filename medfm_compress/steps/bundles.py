@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfm_compress.onnx_model import CaseSource, export_onnx_model
 from medfm_compress.runtime.atomic_write import replacing
 from medfm_compress.runtime.progress import Progress, no_progress
+from medfm_compress.runtime.scratch_folder import scratch_folder
 from medfm_compress.step_settings import ExportStep
 from medfm_compress.steps.studies import open_cases_of
 
@@ -107,7 +107,7 @@ def quantize(
     from medfm_compress.runtime.bundle.bundle import Bundle
 
     engines = for_engines(options)  # refuses before any work what no machine, or not this one, can be asked
-    with tempfile.TemporaryDirectory(prefix="medfm-onnx-") as scratch:
+    with scratch_folder("medfm-onnx-") as scratch:
         if source is not None:
             bundle = Path(scratch, f"{bundle.stem}.medfm")
             export_onnx_model(source, cases, ExportStep(), progress, bundle)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import msgspec
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.regular_file import read_regular
+from medfm_compress.runtime.scratch_folder import scratch_folder
 from medfm_compress.steps.studies import open_cases, open_cases_of
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ def bench(
     on_gpu = any(v.device != "cpu" for v in chosen_variants(opened, of_variants) if v.name not in lacking)
     cases = open_cases_of(opened.manifest.task, study, progress, opened.manifest.image_spec.dicom)
     teacher = Reference(teachers, cases.task, threads)
-    with tempfile.TemporaryDirectory(prefix="medfm-teacher-") as scratch:
+    with scratch_folder("medfm-teacher-") as scratch:
         options = BenchOptions(
             plan=msgspec.structs.replace(step.plan, threads=threads),
             targets=of_variants,
-            others=teacher_rows(teacher, threads, Path(scratch), row_targets(targets, on_gpu=on_gpu), progress),
+            others=teacher_rows(teacher, threads, scratch, row_targets(targets, on_gpu=on_gpu), progress),
             external_models=tuple(map(Path, step.external_models)),
             baseline=Path(step.baseline) if step.baseline else None,
             pairs=step.pairs,

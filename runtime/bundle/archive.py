@@ -185,7 +185,7 @@ def _read_end(file: BinaryIO, size: int, path: Path) -> tuple[int, int, int]:
     file.seek(size - _END.size)
     magic, _, _, count, _, length, start, _ = _END.unpack(file.read(_END.size))
     if magic != b"PK\5\6" or start + length + _END.size != size:
-        raise BundleRefused(f"{path.name} is not a bundle, or is cut short; copy it again")
+        raise BundleRefused(f"{path.name} is not a bundle, or is cut short; give a .medfm file, or copy it again")
     if not 0 < count <= MAX_MEMBERS or length > count * (_CENTRAL.size + MAX_NAME_CHARACTERS):
         raise BundleRefused(f"{path.name} declares {count} members; a bundle has 1 to {MAX_MEMBERS}")
     return count, length, start
