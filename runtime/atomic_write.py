@@ -7,18 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.errors import InputError, NoRoom, NotWritten
 from medfm_compress.runtime.write_failure import NO_ROOM, write_failure
 
 _NAMED = 40  # characters of a file's name in that of its temporary one, which may not be longer than a name can be
-
-
-class _NotWritten(InputError):
-    """``path`` could not be written, for ``reason``."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"cannot write {path}: {reason}; free space or choose another folder")
-        self.path, self.reason = path, reason
 
 
 @contextmanager
@@ -42,13 +34,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    except _NotWritten as exc:
-        raise (_NotWritten(path, exc.reason) if exc.path == temporary else exc) from exc
+    except NotWritten as exc:
+        if exc.path != temporary:
+            raise
+        raise NotWritten(path, exc.reason) from exc
+    except NoRoom:
+        raise
     except OSError as exc:
         raise _of_the_disk(exc, path, temporary) from exc
     except Exception as exc:
         if reason := write_failure(exc, temporary):
-            raise _NotWritten(path, reason) from exc
+            raise NotWritten(path, reason) from exc
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -58,7 +54,7 @@ def _of_the_disk(exc: OSError, path: Path, temporary: Path) -> InputError:
     """What is said of ``path``, or of another file that was met while it was written, e.g. one that was read."""
     name = os.fsdecode(exc.filename) if isinstance(exc.filename, str | bytes | os.PathLike) else None
     if name in {None, str(temporary), str(path.parent)}:
-        return _NotWritten(path, exc.strerror or write_failure(exc, temporary) or str(exc))
+        return NotWritten(path, exc.strerror or write_failure(exc, temporary) or str(exc))
     advice = "; make room for it" if exc.errno in NO_ROOM else ""
     return InputError(f"cannot use {name}: {exc.strerror or exc}{advice}")
 

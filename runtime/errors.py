@@ -2,12 +2,14 @@
 
 Every error a user can cause says what was given, what is allowed and how to fix it, in one sentence, and carries the
 exit code that the command line returns for it. ``70`` (internal error) and ``130`` (interrupted) are the face's own.
+`NoRoom` alone stands outside: nothing but the face may go on from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
 
 EXIT_OK = 0
@@ -55,6 +57,23 @@ class UndescribedModel(ModelError):
 
 class MissingDependency(InputError):
     """A backend or extra that is not installed; the message names the pip command."""
+
+
+class NotWritten(InputError):
+    """A file that could not be written.
+
+    Attributes:
+        path: of the file.
+        reason: in the system's words.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"cannot write {path}: {reason}; free space or choose another folder")
+        self.path, self.reason = path, reason
+
+
+class NoRoom(OSError):
+    """The temporary folder has no room: nobody's fault who may be passed over, such as a candidate or an engine."""
 
 
 class Refused(MedfmError):

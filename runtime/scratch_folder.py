@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medfm_compress.runtime.errors import InputError, MedfmError
+from medfm_compress.runtime.errors import MedfmError, NoRoom, NotWritten
 from medfm_compress.runtime.write_failure import NO_ROOM, write_failure
 
 
@@ -16,7 +16,7 @@ def scratch_folder(prefix: str = "medfm-") -> Iterator[Path]:
     """Yield a new folder in the system's temporary one; it is removed at the end.
 
     Raises:
-        InputError: there is no room, whatever library met that.
+        NoRoom: there is none, whatever library met that.
     """
     import tempfile
 
@@ -27,12 +27,14 @@ def scratch_folder(prefix: str = "medfm-") -> Iterator[Path]:
         except Exception as exc:
             if reason := _reason(exc, folder):
                 advice = "make room there, or name another folder in TMPDIR"
-                raise InputError(f"cannot write to the temporary folder {folder.parent}: {reason}; {advice}") from exc
+                raise NoRoom(f"cannot write to the temporary folder {folder.parent}: {reason}; {advice}") from exc
             raise
 
 
 def _reason(exc: Exception, folder: Path) -> str:
     """Why ``folder`` could not be written to; empty where ``exc``, or what it was made of, is of another kind."""
+    if isinstance(exc, NotWritten) and folder in exc.path.parents:
+        return exc.reason
     cause = exc.__cause__ if isinstance(exc, MedfmError) else exc
     if isinstance(cause, OSError) and cause.errno in NO_ROOM and cause.filename is not None:
         return os.strerror(cause.errno) if folder in Path(str(cause.filename)).parents else ""

@@ -19,6 +19,7 @@ from medfm_compress.runtime.errors import (
     EXIT_UNUSABLE,
     InputError,
     MedfmError,
+    NoRoom,
     in_one_line,
     printable,
 )
@@ -83,6 +84,8 @@ def _failed(exc: Exception) -> int:
     """Print an error in one sentence; the exit code."""
     if isinstance(exc, MedfmError):
         return _complain(str(exc), exc.exit_code)
+    if isinstance(exc, NoRoom):
+        return _complain(str(exc), EXIT_UNUSABLE)
     if isinstance(exc, OSError) and exc.errno in _NO_ROOM and exc.filename is None:  # writing tells no name
         streams.flush_out()
         advice = "make room, here or in the temporary folder (TMPDIR), or write elsewhere"

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from medfm_compress.export import openvino_ir, ort_format
 from medfm_compress.runtime.atomic_write import replacing, write_atomically
-from medfm_compress.runtime.errors import InputError, MissingDependency, ModelError
+from medfm_compress.runtime.errors import InputError, MissingDependency, ModelError, NoRoom
 from medfm_compress.runtime.scratch_folder import scratch_folder
 
 LITTLE, MORE_THAN_IS_TRIED = 200_000, 2_500_000  # bytes
@@ -73,17 +73,19 @@ def test_the_temporary_folder_is_named_where_an_engine_has_no_room_in_it(
     convert: Callable[[bytes], object], tmp_path: Path
 ) -> None:
     words = SCRATCH + r"(File too large|No space left on device); make room there, or name another folder in TMPDIR$"
-    with pytest.raises(InputError, match=words), replacing(tmp_path / "out"):
+    with pytest.raises(NoRoom, match=words), replacing(tmp_path / "out"):
         convert(_large())
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("little_room")
 def test_arrays_in_a_temporary_folder() -> None:
-    with pytest.raises(InputError, match=SCRATCH), scratch_folder() as folder:
+    with pytest.raises(NoRoom, match=SCRATCH), scratch_folder() as folder:
         np.save(folder / "inputs.npy", TENSORS["weight"].numpy())
-    with pytest.raises(InputError, match=SCRATCH), scratch_folder() as folder:
+    with pytest.raises(NoRoom, match=SCRATCH), scratch_folder() as folder:
         (folder / "file").write_bytes(bytes(3_000_000))
+    with pytest.raises(NoRoom, match=SCRATCH), scratch_folder() as folder:
+        write_atomically(folder / "file", bytes(3_000_000))
 
 
 OTHERS = [
