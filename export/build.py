@@ -349,7 +349,9 @@ def _typicality(
     if not why and FEATURES not in exports[0].session.output_names:
         why = "its classifier does not read one row of features"
     if why:
-        return None, f"whether an image is unlike the training images will not be told: {why}"
+        line = f"whether an image is unlike the training images will not be told: {why}"
+        progress(line)
+        return None, line
     progress("describing training and validation images, so that unlike ones can be told")
     names = [export.variant.name for export in exports]
     rate = draft.false_refusal_rate

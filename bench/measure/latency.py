@@ -82,13 +82,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         timeout_s: longest wait for an answer of a model's process.
     """
 
-    rounds: Annotated[int, Meta(ge=1)] = 20
+    rounds: Annotated[int, Meta(ge=1, le=100_000)] = 20
     turn_ms: Annotated[float, Meta(gt=0, extra={"unit": "ms"})] = 200.0
     min_calls: Annotated[int, Meta(ge=1)] = 5
     max_calls: int = 100
     threads: Annotated[int, Meta(ge=1)] = 1
     warm_up_s: Annotated[float, Meta(gt=0, extra={"unit": "s"})] = 10.0
-    timeout_s: Annotated[float, Meta(gt=0, extra={"unit": "s"})] = 300.0
+    timeout_s: Annotated[float, Meta(gt=0, le=86_400, extra={"unit": "s"})] = 300.0
 
     def __post_init__(self) -> None:
         check(self)

@@ -55,7 +55,7 @@ class LoadPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     seed: Annotated[int, Meta(ge=0)] = 0
     threads: Annotated[int, Meta(ge=1)] = 1
     warm_up_s: Annotated[float, Meta(gt=0, extra={"unit": "s"})] = 10.0
-    timeout_s: Annotated[float, Meta(gt=0, extra={"unit": "s"})] = 300.0
+    timeout_s: Annotated[float, Meta(gt=0, le=86_400, extra={"unit": "s"})] = 300.0
 
     def __post_init__(self) -> None:
         check(self)

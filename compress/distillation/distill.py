@@ -107,7 +107,7 @@ def distill(
         progress(f"teacher: maps of logits kept at {height}×{width} in float16")
     trained, ranges = _train(course, training_cases, store, progress)
     step = (
-        f"distilled {student.name} from {card.name}: {len(trained.history)} epochs, "
+        f"distilled {student.name} from {card.name}: {trained.epochs_of(config.epochs)}, "
         f"losses {_describe(course.distillation.losses)}, temperature {distillation.temperature:g}, "
         f"teacher weight {distillation.teacher_weight:g}, {training_cases.unlabelled} unlabelled cases, "
         + (f"maps kept at 1/{store.header.stride} of the teacher's size, " if student.task.is_dense else "")

@@ -155,6 +155,6 @@ def _describe(model: Model, config: TrainingConfig, trained: Trained) -> str:
         without = ", with a classifier at zero that nothing trained" if is_at_zero(model.module) else ""
         return f"packaged {model.name} as given{without}"
     return (
-        f"fine-tuned {model.name}: {len(trained.history)} epochs, seed {config.seed}, "
+        f"fine-tuned {model.name}: {trained.epochs_of(config.epochs)}, seed {config.seed}, "
         f"validation {training_rules(model.task).score} {trained.best:.4f}"
     )

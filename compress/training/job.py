@@ -111,6 +111,11 @@ class Trained:
     best: float
     history: tuple[dict[str, float], ...]
 
+    def epochs_of(self, wanted: int) -> str:
+        """How many of the epochs that were ``wanted`` it took, in words."""
+        took = len(self.history)
+        return f"{took} epochs" if took >= wanted else f"{took} of {wanted} epochs, after which no score was better"
+
 
 def gather(images: Images, index: NDArray[np.int64]) -> NDArray[np.float32]:
     """Rows ``index`` of ``images`` as one contiguous array."""

@@ -40,7 +40,7 @@ def parse_number(text: str, option: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{option} is {text!r}; give a number")
+        raise InputError(f"{option} is {text!r}; give {_finite(value)}")
     return value
 
 
@@ -60,14 +60,17 @@ def parse_quantity(text: str, option: str, unit: str) -> float:
     factors, example = _UNITS[unit]
     lower = text.strip().lower()
     suffix = next(name for name in factors if lower.endswith(name))
-    written = f"a number with its unit: {example}"
     try:
         value = number_of(lower.removesuffix(suffix)) * factors[suffix]
     except ValueError:
         value = math.nan
     if not math.isfinite(value):  # also a number that its unit makes too large
-        raise InputError(f"{option} is {text!r}; give {written}")
+        raise InputError(f"{option} is {text!r}; give {_finite(value)} with its unit: {example}")
     return value
+
+
+def _finite(value: float) -> str:
+    return "a finite number" if math.isinf(value) else "a number"
 
 
 def parse_pairs(texts: Sequence[str] | None, option: str, lone: str = "") -> dict[str, str]:

@@ -36,7 +36,7 @@ class VerdictView(NamedTuple):
         unmet: checks that did not pass, failed ones first.
         cards: what the policy requires of each variant.
         cautions: what must be known beside the verdict.
-        tiles: figures of the first variant that the policy does not require.
+        tiles: figures of the first variant: its speed and size, and accuracy that the policy has no margin for.
     """
 
     unmet: list[Unmet]
@@ -85,15 +85,14 @@ def _metric_tiles(report: Report, variant: str) -> list[Tile]:
 
 def _metric_tile(report: Report, worst: Comparison) -> Tile:
     finding = f", {worst.finding}" if worst.finding and len(report.task.findings) > 1 else ""
-    return Tile(
-        METRIC_NAMES[worst.metric] + finding,
-        number(worst.bundle.estimate),
-        (
-            f"teacher {number(worst.teacher.estimate)}",
-            "too few cases for an interval" if worst.too_few else f"difference {bounds(worst.difference, sign=True)}",
-        ),
-        change=signed(worst.difference.estimate),
-    )
+    details = [
+        f"teacher {number(worst.teacher.estimate)}",
+        "too few cases for an interval" if worst.too_few else f"difference {bounds(worst.difference, sign=True)}",
+    ]
+    if not worst.too_few and worst.smallest_loss > 0:
+        details.append("worse beyond doubt; the policy has no margin for it")
+    change = signed(worst.difference.estimate)
+    return Tile(METRIC_NAMES[worst.metric] + finding, number(worst.bundle.estimate), tuple(details), change=change)
 
 
 def _speed_tile(report: Report, variant: str) -> Tile | None:

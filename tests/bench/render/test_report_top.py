@@ -15,6 +15,7 @@ from medfm_compress.bench.render.format import bounds, number, short_hashes, sig
 from medfm_compress.bench.render.html.page import render_html
 from medfm_compress.bench.render.html.requirements import MOST_ROWS, cards
 from medfm_compress.bench.report import Report
+from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.policy import Budget, FidelityLimits, NonInferiority, Policy
 from medfm_compress.bench.types.quantization_step import (
     FURTHER,
@@ -90,7 +91,7 @@ def test_every_requirement_leads_with_its_figures_before_any_other_metric(strict
     page = render_html(strict, judge(strict))
     first = top(page)
     text = words(first)
-    required = text[text.index("What the policy requires") : text.index("Beside what is required")]
+    required = text[text.index("What the policy requires") : text.index("What was gained and lost")]
     variant = strict.variants[0]
     for metric, name, loss in (("auroc", "AUROC", "drop"), ("brier", "Brier score", "rise")):
         (one,) = [c for c in strict.comparisons if c.variant == variant and c.metric == metric and not c.subgroup]
@@ -107,9 +108,28 @@ def test_every_requirement_leads_with_its_figures_before_any_other_metric(strict
     assert "Size 92.1 MB 5.10 MB −87.0 MB at most 20 MB" in required
     assert re.search(r"Relative logit error – 0\.\d+ – at most 0\.5", required)
     assert re.search(r"share of patients – \S+% \S+ to \S+% – at least 50%", required)
-    beside = text[text.index("Beside what is required") :]
+    beside = text[text.index("What was gained and lost") :]
     assert "Sensitivity" in beside and "Specificity" in beside and "AUROC" not in beside
     assert "Sensitivity" not in required
+
+
+@pytest.mark.parametrize(
+    ("high", "too_few", "said"), [(-0.01, "", True), (0.01, "", False), (-0.01, "3 patients", False)]
+)
+def test_a_loss_beyond_doubt_that_no_margin_covers_is_said(
+    strict: Report, high: float, too_few: str, said: bool
+) -> None:
+    difference = Interval(estimate=-0.05, low=-0.08, high=high)
+    comparisons = tuple(
+        msgspec.structs.replace(entry, difference=difference, too_few=too_few)
+        if entry.metric == "specificity"
+        else entry
+        for entry in strict.comparisons
+    )
+    changed = msgspec.structs.replace(strict, comparisons=comparisons)
+    text = words(top(render_html(changed, judge(changed))))
+    beside = text[text.index("What was gained and lost") :]
+    assert ("worse beyond doubt; the policy has no margin for it" in beside) == said
 
 
 def test_every_check_of_the_policy_has_its_row(strict: Report) -> None:
