@@ -274,8 +274,8 @@ def _groups(name: str, theirs: tuple[str, ...], study: Task, mapping: Mapping[st
         free = [their for their, meaning in zip(theirs, meanings, strict=True) if meaning not in study.labels]
         example = f"--map {quote(f'{(free or theirs)[0]}={missing[0]}')}"
         raise ModelError(
-            f"no label of {name} ({_listed(theirs)}) means {', '.join(map(repr, missing))} of the study; say which "
-            f"does, e.g. {example}"
+            f"no label of {name} ({_listed(theirs)}) means {', '.join(map(repr, missing))} of the study; give a "
+            f"model of the study's labels, or tell distill which of them does, e.g. with {example}"
         )
     several = [label for label, group in zip(study.labels, groups, strict=True) if len(group) > 1]
     if several and study.independent and not study.is_dense:
