@@ -1,6 +1,7 @@
 """A file of columns proposed for a study: numbers and words that training cases say, none that may name a patient.
 
-Columns of weights, dates and identifiers are no findings of a patient; what is left out is said, and why.
+Columns of weights, dates and identifiers are no findings of a patient, and one that is the label by another name (its
+subtype, or filled in for the ill alone) would hand the network the answer; what is left out is said, and why.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _OF_HEADERS = {"age": AGE, "sex": SEX, "view_position": _VIEW}
 _MOST_WORDS = 12  # categories that are proposed
 _FEWEST_NUMBERS = 3  # different ones; two or fewer are words
 _OLDEST = 120
+_TELLING = 10  # cases of each of two labels, of which it is no chance that a column tells them apart
 
 
 class Proposal(NamedTuple):
@@ -43,12 +45,21 @@ class Proposal(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """What cases say of one thing: the words as they are written, how many say nothing, and its DICOM keyword."""
+    """What cases say of one thing.
+
+    Attributes:
+        name: of the column.
+        texts: the words as they are written, of the cases that say it.
+        missing: how many do not.
+        dicom: its keyword.
+        labelled: of each case with a label what it says, or an empty text, and its target.
+    """
 
     name: str
     texts: tuple[str, ...]
     missing: int
     dicom: str
+    labelled: tuple[tuple[str, tuple[int, ...]], ...]
 
 
 def propose_columns(study: Study) -> Proposal:
@@ -83,9 +94,11 @@ def _seen(study: Study, cases: Sequence[Case]) -> list[_Seen]:
         texts = [case.value(name) for case in cases]
         if name not in study.subgroup_names() or headers:
             texts = [text or (header[keyword] if keyword else "") for text, header in zip(texts, headers, strict=False)]
-        said = tuple(text for text in texts if text and not is_no_label(text))
+        texts = ["" if is_no_label(text) else text for text in texts]
+        said = tuple(filter(None, texts))
         if said or name in study.subgroup_names():
-            seen.append(_Seen(name, said, len(cases) - len(said), keyword))
+            labelled = tuple((text, case.target) for text, case in zip(texts, cases, strict=True) if case.target)
+            seen.append(_Seen(name, said, len(cases) - len(said), keyword, labelled))
     return seen
 
 
@@ -101,11 +114,23 @@ def _described(seen: _Seen) -> str:
         return f"a column's name has small letters, digits and '_'; call it {name!r} in the table"
     numbers = _numbers(seen)
     if numbers is not None and len(set(numbers)) >= _FEWEST_NUMBERS:
-        return _numeric(seen, numbers)
+        return _tells("filled in", [bool(text) for text, _ in seen.labelled], seen) or _numeric(seen, numbers)
     words = Counter(normal_form(text) for text in seen.texts)
     if not 2 <= len(words) <= min(_MOST_WORDS, MOST_CATEGORIES):
         return f"it has {len(words)} different values; a column has 2 to {_MOST_WORDS} categories, or numbers"
-    return _categorical(seen, words)
+    return _tells("the same", [normal_form(text) for text, _ in seen.labelled], seen) or _categorical(seen, words)
+
+
+def _tells(what: str, values: Sequence[object], seen: _Seen) -> str:
+    """Why ``seen`` may be a label by another name: all cases with the same of ``values`` have the same one."""
+    for labels in zip(*(target for _, target in seen.labelled), strict=True):
+        rarer = sorted(Counter(labels).values())[:-1]
+        if max(rarer, default=0) >= _TELLING and len(set(zip(values, labels, strict=True))) == len(set(values)):
+            return (
+                f"where it is {what}, so is the label, which it would hand to the network; write its line yourself if "
+                "it is known before anybody has read the image"
+            )
+    return ""
 
 
 def column_name(text: str) -> str:

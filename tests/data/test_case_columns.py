@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,27 @@ def test_a_proposed_file_is_read_back_with_what_was_measured(tmp_path: Path) -> 
     assert age.mean == pytest.approx(np.mean(numbers), rel=1e-4)
     assert age.standard_deviation == pytest.approx(np.std(numbers), rel=1e-4)
     assert (age.missing, age.dicom, sex.categories, sex.missing) == ("impute", "PatientAge", ("F", "M"), "category")
+
+
+@pytest.mark.parametrize(
+    ("third", "words"),
+    [
+        (lambda number: ("normal", ("virus", "bacteria")[number % 4 == 1])[number % 2], "the same"),  # a subtype
+        (lambda number: ("", number + 0.5)[number % 2], "filled in"),  # a size, of the ill alone
+        (lambda number: ("", "drawn", "read")[number % 2 and 1 + number % 4 // 2], "the same"),
+        (lambda number: ("left", "right")[number % 3 == 0], ""),
+        (lambda number: number + 0.5, ""),
+    ],
+)
+def test_a_column_that_says_the_label_is_left_out(tmp_path: Path, third: Callable[[int], object], words: str) -> None:
+    write_study(tmp_path, [("57", "M"), ("45", "F"), ("50", "F"), ("", "M")] * 5)  # neither says the label
+    table = (tmp_path / "cases.csv").read_text().splitlines()
+    lines = [f"{line},{third(number)}" for number, line in enumerate(table[1:])]
+    (tmp_path / "cases.csv").write_text("\n".join([f"{table[0]},third", *lines]) + "\n")
+    proposal = propose_columns(open_study(tmp_path))
+    assert proposal.columns == (("age", "sex") if words else ("age", "sex", "third"))
+    if words:
+        assert f"where it is {words}, so is the label" in proposal.left_out["third"]
 
 
 def test_the_imputed_category_is_the_most_frequent_one(tmp_path: Path) -> None:
