@@ -102,6 +102,11 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def line_width(most: int) -> int:
+    """How many characters a line of words has: at most so many, and no more than the terminal."""
+    return min(most, shutil.get_terminal_size().columns) if sys.stdout.isatty() else most
+
+
 def say(text: str = "") -> None:
     """Print one line for people on standard output, whatever ``text`` holds: see `visible`."""
     _say(visible(text) + "\n")

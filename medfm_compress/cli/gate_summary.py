@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from medfm_compress.bench.gate.decision import Decision
     from medfm_compress.bench.types.verdict import VariantVerdict
 
-_WIDTH = 110
+_WIDTH = 110  # of a line at most
+_INDENT = "    "  # of what goes on below, where there is no room for more
 
 
 def print_decision(decision: Decision) -> None:
@@ -80,5 +81,7 @@ def _print_baseline(earlier: BaselineComparison) -> None:
 
 
 def _say_wrapped(text: str, indent: str) -> None:
-    for line in textwrap.wrap(text, _WIDTH, subsequent_indent=indent, break_on_hyphens=False):
+    width = console.line_width(_WIDTH)
+    indent = indent if len(indent) < width // 2 else _INDENT
+    for line in textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False):
         console.say(line)

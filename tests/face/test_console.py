@@ -7,12 +7,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from medfm_compress import steps
 from medfm_compress.bench.types.target import split_targets
+from medfm_compress.bench.types.verdict import Check, VariantVerdict, Verdict
 from medfm_compress.cli import console, progress_bar
+from medfm_compress.cli.gate_summary import print_decision
 from medfm_compress.cli.next_command import after_bench, after_distill
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.progress import Tick, counted
@@ -42,6 +45,39 @@ def test_sentences_stand_below_their_rows_where_the_terminal_is_narrow(
     fast, slow, header = ["int8-static", "1.20"], ["fp32", "10.20"], ["model", "p50", "ms"]
     assert lines[0] == (header if below else [*header, "outcome"])
     assert lines[2:] == ([fast, kept, slow] if below else [fast + kept, slow])
+
+
+@pytest.mark.parametrize(
+    ("columns", "is_terminal", "longest"), [("60", True, 60), ("200", True, 110), ("60", False, 110)]
+)
+def test_a_verdict_is_broken_at_words_where_the_terminal_ends(
+    columns: str,
+    is_terminal: bool,
+    longest: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(console.sys.stdout, "isatty", lambda: is_terminal)  # type: ignore[attr-defined]
+    check = Check(
+        name="auroc of pneumonia, floor of the teacher", outcome="fail", reason="at least 0.8 is excluded " * 9
+    )
+    judged = VariantVerdict(variant="v", outcome="fail", checks=(check,))
+    verdict = Verdict(
+        outcome="fail", notes=("noisy " * 40,), variants=(judged,), model_digest="0" * 64, policy_sha256="1"
+    )
+    print_decision(
+        SimpleNamespace(
+            verdict=verdict,
+            report=SimpleNamespace(bundle_name="b"),
+            earlier=None,  # type: ignore[arg-type]
+            comparison=lambda variant, check: None,
+            policy=SimpleNamespace(alpha=0.025),
+        )
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert longest - 12 <= max(map(len, lines)) <= longest
+    assert " ".join(" ".join(lines).split()).count("at least 0.8 is excluded") == 9
 
 
 def test_a_long_line_is_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
