@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medfm_compress.runtime.errors import MedfmError, NoRoom, NotWritten
-from medfm_compress.runtime.write_failure import NO_ROOM, write_failure
+from medfm_compress.runtime.write_failure import NO_ROOM, lack_of_room, write_failure
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def _reason(exc: Exception, folder: Path) -> str:
     if isinstance(cause, OSError) and cause.errno in NO_ROOM and cause.filename is not None:
         return os.strerror(cause.errno) if folder in Path(str(cause.filename)).parents else ""
     if isinstance(cause, OSError) and cause.errno in NO_ROOM:  # writing tells no name: perhaps another folder's
-        cause = RuntimeError()
+        return lack_of_room(_longest(folder))
     return write_failure(cause, _longest(folder))
 
 

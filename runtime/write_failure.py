@@ -31,8 +31,7 @@ def write_failure(exc: BaseException | None, file: Path) -> str:
     if not _hides_its_reason(exc):
         return ""
     said = next((code for words, code in _WORDS.items() if words in str(exc)), None)
-    code = _attempt(file) if said is None else said
-    return os.strerror(code) if code in NO_ROOM else ""
+    return lack_of_room(file) if said is None else os.strerror(said)
 
 
 def _hides_its_reason(exc: BaseException | None) -> bool:
@@ -43,12 +42,13 @@ def _hides_its_reason(exc: BaseException | None) -> bool:
     return kind is RuntimeError or (kind is OSError and exc.errno is None) or kind.__module__ != "builtins"  # type: ignore[union-attr]
 
 
-def _attempt(file: Path) -> int | None:
+def lack_of_room(file: Path) -> str:
+    """Why no more can be written to ``file``, in words; empty where it can. What is tried is left in it."""
     try:
         with file.open("ab") as more:
             more.write(bytes(_TRIED_BYTES))
             more.flush()
             os.fsync(more.fileno())
     except OSError as exc:
-        return exc.errno
-    return None
+        return os.strerror(exc.errno) if exc.errno in NO_ROOM else ""
+    return ""

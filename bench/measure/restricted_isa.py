@@ -6,9 +6,7 @@ its clock and its caches; a ratio between two models carries over better than a 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -21,6 +19,7 @@ from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.scratch_folder import scratch_folder
 from medfm_compress.runtime.task import Task
 
 Isa = Literal["AVX2", "AVX512_CORE", "DEFAULT"]
@@ -63,9 +62,9 @@ def speedup_on(
 
 
 def _measured(isa: Isa, models: Sequence[Model], spec: ImageSpec, task: Task, plan: Plan) -> tuple[Measurement, ...]:
-    with tempfile.TemporaryDirectory(prefix="medfm-isa-") as folder:
+    with scratch_folder("medfm-isa-") as folder:
         written = [
-            _restricted(write_model(Path(folder) / str(number), f"model {number}", files, spec, task), isa)
+            _restricted(write_model(folder / str(number), f"model {number}", files, spec, task), isa)
             for number, files in enumerate(_files_of(model, plan.threads) for model in models)
         ]
         try:
